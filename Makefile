@@ -1,0 +1,142 @@
+# Each goal works alone on a machine with Python 3.10-3.12, a C++ compiler and
+# make: it creates .venv, installs the tested set of packages, and runs. What is
+# done already is skipped; a changed file in requirements/ installs again.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+DONE := $(VENV)/.done
+PIP := $(BIN)/python -m pip --disable-pip-version-check install \
+	-c requirements/constraints.txt
+# a folder with a ready build of mmcv saves compiling it
+WHEELS := $(wildcard ../shared/wheels)
+
+DEMO := configs/demo/mambascope_demo.py
+DEMO_DATA := data/sample
+DEMO_DIR := work_dirs/demo
+LAST = $$(cat $(DEMO_DIR)/last_checkpoint)
+
+STEP := @printf '\n==> %s\n'
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint format clean distclean
+
+help:
+	@echo 'make demo      train, evaluate and show a small MambaScope on sample data'
+	@echo 'make test      lint and the fast tests'
+	@echo 'make test-all  lint and all tests, the slow ones included'
+	@echo 'make lint      format check and lint'
+	@echo 'make format    format and fix what can be fixed'
+	@echo 'make setup     only create .venv'
+	@echo 'make clean     remove what demo and tests made; .venv stays'
+	@echo 'make distclean remove .venv as well'
+	@echo
+	@echo 'Variables: PYTHON=python3.11 (which Python to use, 3.10-3.12),'
+	@echo '           PYTEST_ARGS="-k scan -x" (more arguments for pytest)'
+
+# ---------------------------------------------------------------- set-up ----
+
+setup: $(DONE)/mmscope
+
+$(DONE)/venv: requirements/build.txt requirements/constraints.txt
+	$(STEP) 'Set-up 1/6: $(VENV) and build tools (seconds)'
+	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info < (3, 13); \
+	    ok or sys.exit("mmscope is tested on Python 3.10-3.12, and this is " \
+	    + sys.version.split()[0] + ": run make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@mkdir -p $(DONE)
+	$(PIP) -q -r requirements/build.txt
+	@touch $@
+
+$(DONE)/torch: requirements/torch.txt $(DONE)/venv
+	$(STEP) 'Set-up 2/6: torch (1-10 minutes: up to 3 GB to download)'
+	$(PIP) -r requirements/torch.txt
+	@touch $@
+
+$(DONE)/runtime: requirements/runtime.txt $(DONE)/torch
+	$(STEP) 'Set-up 3/6: what mmcv, mmseg and mmdet need (1 minute)'
+	$(PIP) -q -r requirements/runtime.txt
+	@touch $@
+
+# Without nvcc, mmcv is built for the CPU also where there is a GPU. No pip
+# cache: it would hand out a build made for another torch.
+$(DONE)/mm: requirements/mm.txt $(DONE)/runtime
+ifneq ($(WHEELS),)
+	$(STEP) 'Set-up 4/6: mmcv from $(WHEELS); mmseg and mmdet (1 minute)'
+else
+	$(STEP) 'Set-up 4/6: compiling mmcv (6-12 minutes on two cores); mmseg; mmdet'
+	@command -v c++ >/dev/null || command -v g++ >/dev/null || { \
+	    echo 'A C++ compiler is needed: install g++ or clang.'; exit 1; }
+endif
+	@command -v nvcc >/dev/null || export CUDA_VISIBLE_DEVICES=; \
+	CFLAGS=-g0 $(PIP) --no-deps --no-build-isolation --no-cache-dir \
+	    $(addprefix --find-links ,$(WHEELS)) -r requirements/mm.txt
+	@touch $@
+
+$(DONE)/dev: requirements/dev.txt $(DONE)/mm
+	$(STEP) 'Set-up 5/6: pytest and ruff (seconds)'
+	$(PIP) -q -r requirements/dev.txt
+	@touch $@
+
+$(DONE)/mmscope: setup.py pyproject.toml mmscope/version.py $(DONE)/dev
+	$(STEP) 'Set-up 6/6: mmscope itself, and a check that all imports (seconds)'
+	$(PIP) -q --no-deps --no-build-isolation -e .
+	@$(BIN)/python requirements/check.py
+	@touch $@
+
+# --------------------------------------------------------- lint and tests ----
+
+lint: $(DONE)/mmscope
+	$(STEP) 'Format and lint (seconds)'
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+
+format: $(DONE)/mmscope
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m ruff check --fix .
+
+test: lint
+	$(STEP) 'Fast tests (minutes)'
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-all: lint
+	$(STEP) 'All tests (many minutes)'
+	$(BIN)/python -m pytest -m '' $(PYTEST_ARGS)
+
+# ------------------------------------------------------------------ demo ----
+
+$(DEMO_DATA)/.made: | $(DONE)/mmscope
+	$(STEP) 'Demo 1/4: sample data into $(DEMO_DATA) (seconds)'
+	$(BIN)/python tools/make_sample_data.py $(DEMO_DATA)
+	@touch $@
+
+$(DEMO_DIR)/.trained: $(DEMO_DATA)/.made $(wildcard configs/demo/*.py)
+	$(STEP) 'Demo 2/4: training $(DEMO) (up to 10 minutes on a CPU)'
+	$(BIN)/python tools/train.py $(DEMO) --work-dir $(DEMO_DIR)
+	@touch $@
+
+demo: $(DONE)/mmscope $(DEMO_DIR)/.trained
+	$(STEP) 'Demo 3/4: evaluation; pictures into $(DEMO_DIR)/pictures (1 minute)'
+	$(BIN)/python tools/test.py $(DEMO) "$(LAST)" \
+	    --work-dir $(DEMO_DIR) --show-dir $(DEMO_DIR)/pictures
+	$(STEP) 'Demo 4/4: accuracy over eta into $(DEMO_DIR)/sweep (1 minute)'
+	$(BIN)/python tools/eta_sweep.py $(DEMO) "$(LAST)" \
+	    --out-dir $(DEMO_DIR)/sweep
+	@echo
+	@echo 'Done: see $(DEMO_DIR)/pictures and $(DEMO_DIR)/sweep.'
+	@echo 'Data and training are kept; make clean starts afresh.'
+
+# ----------------------------------------------------------------- clean ----
+
+clean:
+	rm -rf $(DEMO_DIR) $(DEMO_DATA) build dist *.egg-info
+	rm -rf .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 \
+	    | xargs -0 rm -rf
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,14 @@
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+randomness = dict(seed=0)
+custom_hooks = [
+    dict(type='mmscope.RandomStateHook'),
+    dict(type='mmscope.FiniteLossHook'),
+]
+log_processor = dict(by_epoch=False)
+log_level = 'INFO'
+load_from = None
+resume = False

@@ -1,0 +1,11 @@
+# Table 2, Vim-S: 44.9 mIoU, 46M parameters
+_base_ = './vim_t_ade20k.py'
+
+embed_dims = 384
+
+model = dict(
+    backbone=dict(arch='small'),
+    neck=dict(embed_dim=embed_dims),
+    decode_head=dict(in_channels=[embed_dims] * 4, channels=embed_dims),
+    auxiliary_head=dict(in_channels=embed_dims),
+)

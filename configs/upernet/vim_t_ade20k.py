@@ -1,0 +1,15 @@
+# Table 2, Vim-Ti: 41.0 mIoU, 13M parameters
+_base_ = [
+    './_base_/upernet.py',
+    './_base_/ade20k.py',
+    './_base_/schedule_160k.py',
+    './_base_/runtime.py',
+]
+
+# ImageNet weights: --cfg-options model.backbone.init_cfg.type=Pretrained
+# model.backbone.init_cfg.checkpoint=vim_t_midclstok.pth
+model = dict(
+    backbone=dict(
+        type='mmscope.VisionMambaBackbone', arch='tiny', img_size=512
+    )
+)

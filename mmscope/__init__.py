@@ -1,0 +1,9 @@
+"""MambaScope, coarse-to-fine early-exit Vision Mamba, for OpenMMLab."""
+
+from mmscope.utils.versions import require
+from mmscope.version import __version__
+
+for _name in ('torch', 'mmengine', 'mmcv'):
+    require(_name)
+
+__all__ = ['__version__']

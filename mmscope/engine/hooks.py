@@ -1,0 +1,208 @@
+"""Hooks: schedule of alpha, exact resumption, a guard of the loss."""
+
+import random
+
+import numpy as np
+import torch
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmscope.registry import HOOKS
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside a distributed wrapper, or the model itself."""
+    return model.module if is_model_wrapper(model) else model
+
+
+@HOOKS.register_module()
+class AlphaScheduleHook(Hook):
+    """Refine every cell at first, and a share ``alpha`` of them later.
+
+    The paper trains 200 of 300 ImageNet epochs at full refinement. Which
+    side of the switch an iteration is on follows from its number, so that
+    a resumed run needs no state. Validation always uses the backbone's own
+    alpha.
+
+    Args:
+        full_until: Share of training with alpha = 1.
+
+    Raises:
+        ValueError: ``full_until`` is outside [0, 1].
+    """
+
+    priority = 'HIGH'
+
+    def __init__(self, full_until: float = 2 / 3) -> None:
+        if not 0 <= full_until <= 1:
+            raise ValueError(f'full_until must be in [0, 1], got {full_until}')
+        self.full_until = full_until
+        self.alpha: float | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Remember the alpha of the config."""
+        self.alpha = unwrap(runner.model).backbone.alpha
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Set alpha for this iteration."""
+        full = runner.iter < self.full_until * runner.max_iters
+        self._set(runner, 1.0 if full else self.alpha)
+
+    def before_val(self, runner: Runner) -> None:
+        """Validate as one will infer."""
+        if self.alpha is not None:
+            self._set(runner, self.alpha)
+
+    def after_train(self, runner: Runner) -> None:
+        """Leave the model as the config has it."""
+        self._set(runner, self.alpha)
+
+    @staticmethod
+    def _set(runner: Runner, alpha: float) -> None:
+        backbone = unwrap(runner.model).backbone
+        if backbone.alpha != alpha:
+            runner.logger.info('alpha is %s from here on', alpha)
+            backbone.alpha = alpha
+
+
+@HOOKS.register_module()
+class RandomStateHook(Hook):
+    """Save and restore random states, so that a run resumes exactly.
+
+    mmengine saves none. Exact at ``num_workers=0`` in a single process:
+    workers draw their own numbers, and ranks save only the first one's.
+    Validation is kept from moving the states.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self) -> None:
+        self._resumed: dict | None = None
+        self._before_val: dict | None = None
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put the random states into a checkpoint."""
+        checkpoint['random_state'] = random_state()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep the states of a checkpoint that training resumes from."""
+        if runner._resume and get_world_size() == 1:
+            self._resumed = checkpoint.get('random_state')
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Restore what the data pipeline draws from."""
+        if self._resumed is not None:
+            set_random_state(self._resumed, ('python', 'numpy'))
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Restore what the model draws from, once.
+
+        Building the loader draws from torch's generator, so this has to
+        come after it.
+        """
+        if self._resumed is not None:
+            set_random_state(self._resumed, ('torch', 'cuda'))
+            self._resumed = None
+
+    def before_val(self, runner: Runner) -> None:
+        """Remember the states."""
+        self._before_val = random_state()
+
+    def after_val(self, runner: Runner) -> None:
+        """Go on as if there had been no validation."""
+        set_random_state(self._before_val, tuple(self._before_val))
+
+
+def random_state() -> dict:
+    """States of python's, numpy's and torch's generators."""
+    return dict(
+        python=random.getstate(),
+        numpy=np.random.get_state(),
+        torch=torch.get_rng_state(),
+        cuda=torch.cuda.get_rng_state_all(),
+    )
+
+
+def set_random_state(state: dict, names: tuple[str, ...]) -> None:
+    """Restore some of the states that :func:`random_state` returned.
+
+    Args:
+        state: The states.
+        names: Which of 'python', 'numpy', 'torch' and 'cuda'.
+    """
+    setters = dict(
+        python=random.setstate,
+        numpy=np.random.set_state,
+        torch=lambda s: torch.set_rng_state(s.cpu()),
+        cuda=lambda s: torch.cuda.set_rng_state_all([x.cpu() for x in s]),
+    )
+    for name in names:
+        setters[name](state[name])
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Stop training at the first loss or weight that is not finite.
+
+    Checkpoints written before stay; none is written with such weights.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Check the losses of an iteration.
+
+        Raises:
+            FloatingPointError: one of them is not finite.
+        """
+        bad = {
+            name: value.item()
+            for name, value in (outputs or {}).items()
+            if isinstance(value, Tensor) and not value.isfinite().all()
+        }
+        if bad:
+            raise FloatingPointError(
+                self._message(runner, f'losses are {bad}')
+            )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Check the weights that are about to be saved.
+
+        Raises:
+            FloatingPointError: one of them is not finite.
+        """
+        bad = [
+            name
+            for name, value in checkpoint['state_dict'].items()
+            if not value.isfinite().all()
+        ]
+        if bad:
+            text = f'weights are not finite: {bad[:4]}'
+            raise FloatingPointError(self._message(runner, text))
+
+    @staticmethod
+    def _message(runner: Runner, what: str) -> str:
+        last = runner.message_hub.get_info('last_ckpt', None)
+        kept = (
+            f'the last good checkpoint is {last}'
+            if last
+            else ('no checkpoint had been written')
+        )
+        return (
+            f'training stopped at iteration {runner.iter + 1}: {what}; '
+            f'{kept}. Lower the learning rate, clip gradients, or train '
+            'without --amp'
+        )

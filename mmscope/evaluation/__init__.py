@@ -1,0 +1,5 @@
+"""Metrics of early exit."""
+
+from .exit_metric import ExitMetric
+
+__all__ = ['ExitMetric']

@@ -1,0 +1,20 @@
+"""Backbones, heads and segmentors."""
+
+from mmscope.utils.versions import installed_version
+
+from .exit_head import MultiLabelExitHead, SingleLabelExitHead
+from .mambascope import MambaScopeBackbone, ScopeResult
+from .vision_mamba import VisionMambaBackbone
+
+__all__ = [
+    'MambaScopeBackbone',
+    'MultiLabelExitHead',
+    'ScopeResult',
+    'SingleLabelExitHead',
+    'VisionMambaBackbone',
+]
+
+if installed_version('mmseg') is not None:
+    from .segmentor import MambaScopeSegmentor, ScopeSegDataPreprocessor
+
+    __all__ += ['MambaScopeSegmentor', 'ScopeSegDataPreprocessor']

@@ -1,0 +1,270 @@
+"""Blocks of Vision Mamba, with Vim's parameter names."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor, nn
+
+from mmscope.ops import bidirectional_scan
+from mmscope.scope import importance_score
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Cast half precision to float32 and leave wider types alone."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+class ScoreMetric(NamedTuple):
+    """How a mixer scores its tokens, see :func:`importance_score`."""
+
+    metric: str = 'max_softplus'
+    direction: str = 'max'
+    num_top: int = 8
+
+    @property
+    def fused(self) -> bool:
+        """Whether the scan itself returns this score."""
+        return self.metric == 'max_softplus' and self.direction == 'max'
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into patches and project them.
+
+    Args:
+        in_channels: Image channels.
+        embed_dims: Token channels C.
+        patch_size: Side of a patch in pixels.
+    """
+
+    def __init__(
+        self, in_channels: int, embed_dims: int, patch_size: int
+    ) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, patch_size)
+
+    def reset_parameters(self) -> None:
+        """LeCun normal, as Vim starts its patch embedding."""
+        # a normal truncated at two deviations has 0.8796 of its deviation
+        std = self.proj.weight[0].numel() ** -0.5 / 0.87962566
+        nn.init.trunc_normal_(self.proj.weight, 0.0, std, -2 * std, 2 * std)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed patches in row-major order: (B, 3, H, W) to (B, N, C)."""
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class BiMambaMixer(nn.Module):
+    """Bidirectional Mamba mixer of Vim ("v2").
+
+    One input projection; per direction its own convolution, ``x_proj``,
+    ``dt_proj``, ``A_log`` and ``D``; one gate and one output projection.
+
+    Args:
+        embed_dims: Token channels C.
+        d_state: States of each inner channel S.
+        expand: Inner channels over token channels.
+        d_conv: Taps of the depthwise convolution.
+        scan_backend: See :func:`mmscope.ops.bidirectional_scan`.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        d_state: int = 16,
+        expand: int = 2,
+        d_conv: int = 4,
+        scan_backend: str = 'auto',
+    ) -> None:
+        super().__init__()
+        inner = expand * embed_dims
+        rank = math.ceil(embed_dims / 16)
+        self.d_state, self.dt_rank = d_state, rank
+        self.scan_backend = scan_backend
+        self.in_proj = nn.Linear(embed_dims, 2 * inner, bias=False)
+        self.out_proj = nn.Linear(inner, embed_dims, bias=False)
+        for suffix in ('', '_b'):
+            self.add_module(
+                f'conv1d{suffix}',
+                nn.Conv1d(inner, inner, d_conv, groups=inner),
+            )
+            self.add_module(
+                f'x_proj{suffix}',
+                nn.Linear(inner, rank + 2 * d_state, bias=False),
+            )
+            self.add_module(f'dt_proj{suffix}', nn.Linear(rank, inner))
+        self.A_log = nn.Parameter(torch.empty(inner, d_state))
+        self.A_b_log = nn.Parameter(torch.empty(inner, d_state))
+        self.D = nn.Parameter(torch.empty(inner))
+        self.D_b = nn.Parameter(torch.empty(inner))
+
+    def reset_parameters(self, depth: int) -> None:
+        """Draw Vim's initial weights.
+
+        softplus of the dt bias is log-uniform in [1e-3, 0.1], A is
+        -1 .. -S, D is 1, and ``out_proj`` is scaled by 1 / sqrt(depth).
+
+        Args:
+            depth: Number of layers of the encoder.
+        """
+        for layer in (self.in_proj, self.out_proj, self.conv1d, self.conv1d_b):
+            layer.reset_parameters()
+        with torch.no_grad():
+            self.out_proj.weight /= math.sqrt(depth)
+        for x_proj in (self.x_proj, self.x_proj_b):
+            x_proj.reset_parameters()
+        for dt_proj in (self.dt_proj, self.dt_proj_b):
+            _reset_dt_proj(dt_proj)
+        steps = torch.arange(1.0, self.d_state + 1).log()
+        for a_log in (self.A_log, self.A_b_log):
+            nn.init.zeros_(a_log)
+            a_log.data += steps
+        for skip in (self.D, self.D_b):
+            nn.init.ones_(skip)
+
+    def forward(
+        self, x: Tensor, score: ScoreMetric | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mix tokens along the sequence.
+
+        Args:
+            x: Normed tokens, (B, L, C).
+            score: How to score the tokens, or None not to.
+
+        Returns:
+            Mixed tokens (B, L, C), and their importance (B, L) in float32 or
+            None.
+        """
+        x, gate = self.in_proj(x).chunk(2, dim=-1)
+        u = F.silu(self._convolve(x))
+        delta, B, C = self._project(u)
+        importance = None
+        fused = score is not None and score.fused
+        merge = score is None or fused
+        y = bidirectional_scan(
+            u,
+            delta,
+            torch.stack([self.A_log, self.A_b_log]).exp().neg(),
+            B,
+            C,
+            torch.stack([self.D, self.D_b]),
+            z=gate if merge else None,
+            delta_bias=torch.stack([self.dt_proj.bias, self.dt_proj_b.bias]),
+            importance=fused,
+            merge=merge,
+            backend=None if self.scan_backend == 'auto' else self.scan_backend,
+        )
+        if fused:
+            y, importance = y
+        elif score is not None:
+            importance = importance_score(y.detach(), *score)
+            y = y.mean(dim=0) * F.silu(gate)
+        return self.out_proj(y), importance
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """Depthwise convolution, causal in either direction.
+
+        A sum of shifted products, token-major: on CPU some four times faster
+        than transposing for ``conv1d``.
+
+        Args:
+            x: (B, L, D).
+
+        Returns:
+            Forward and backward, (2, B, L, D).
+        """
+        length, taps = x.shape[1], self.conv1d.weight.shape[-1]
+        x = F.pad(x, (0, 0, taps - 1, taps - 1))
+        outputs = []
+        for conv, backward in ((self.conv1d, False), (self.conv1d_b, True)):
+            weight = conv.weight[:, 0].to(x.dtype)
+            out = conv.bias.to(x.dtype)
+            for tap in range(taps):
+                start = 2 * (taps - 1) - tap if backward else tap
+                shifted = x[:, start : start + length]
+                out = torch.addcmul(out, shifted, weight[:, tap])
+            outputs.append(out)
+        return torch.stack(outputs)
+
+    def _project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the input-dependent parameters of the scan.
+
+        Args:
+            u: (2, B, L, D).
+
+        Returns:
+            delta (2, B, L, D) without its bias, B and C (2, B, L, S).
+        """
+        weight = torch.stack([self.x_proj.weight, self.x_proj_b.weight])
+        projected = torch.bmm(u.flatten(1, 2), weight.transpose(1, 2))
+        delta, B, C = projected.split(
+            [self.dt_rank, self.d_state, self.d_state], dim=-1
+        )
+        weight = torch.stack([self.dt_proj.weight, self.dt_proj_b.weight])
+        delta = torch.bmm(delta, weight.transpose(1, 2))
+        return tuple(out.unflatten(1, u.shape[1:3]) for out in (delta, B, C))
+
+
+def _reset_dt_proj(
+    dt_proj: nn.Linear, low: float = 1e-3, high: float = 0.1
+) -> None:
+    """Start dt's projection so that softplus(bias) is in [low, high]."""
+    nn.init.uniform_(
+        dt_proj.weight,
+        -(dt_proj.in_features**-0.5),
+        dt_proj.in_features**-0.5,
+    )
+    with torch.no_grad():
+        dt = torch.empty_like(dt_proj.bias)
+        dt.uniform_(math.log(low), math.log(high)).exp_()
+        # the inverse of softplus
+        dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+
+
+class VimBlock(nn.Module):
+    """Pre-norm residual block: x + DropPath(mixer(norm(x))).
+
+    Args:
+        embed_dims: Token channels C.
+        drop_path: Rate of stochastic depth.
+        d_state: See :class:`BiMambaMixer`, as are the following.
+        expand: See above.
+        d_conv: See above.
+        scan_backend: See above.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        drop_path: float = 0.0,
+        d_state: int = 16,
+        expand: int = 2,
+        d_conv: int = 4,
+        scan_backend: str = 'auto',
+    ) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(embed_dims, eps=1e-5)
+        self.mixer = BiMambaMixer(
+            embed_dims, d_state, expand, d_conv, scan_backend
+        )
+        self.drop_path = DropPath(drop_path)
+
+    def forward(
+        self, x: Tensor, score: ScoreMetric | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run the block.
+
+        Args:
+            x: Residual stream in float32, (B, L, C).
+            score: How to score the tokens, or None not to.
+
+        Returns:
+            The residual stream (B, L, C), and the importance (B, L) or None.
+        """
+        # the stream stays in float32 when the weights do not
+        normed = self.norm(x).to(self.mixer.in_proj.weight.dtype)
+        mixed, importance = self.mixer(normed, score)
+        return x + self.drop_path(mixed).to(x.dtype), importance

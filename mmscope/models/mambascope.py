@@ -1,0 +1,586 @@
+"""MambaScope: a coarse pass, early exit, and a selective fine pass."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import MMLogger
+from torch import Tensor, nn
+
+from mmscope.registry import MODELS
+from mmscope.scope import (
+    FineLayout,
+    build_fine_sequence,
+    coarse_to_fine_index,
+    exits,
+    fine_layout,
+    insert_cls,
+    mixed_tokens_to_map,
+    num_selected,
+    select_tokens,
+    split_cls,
+    split_fine_sequence,
+    take_tokens,
+    tokens_to_map,
+)
+from mmscope.scope.assembly import CLS_POSITIONS, TOKEN_ORDERS
+from mmscope.scope.importance import DIRECTIONS, METRICS, check_choice
+
+from .layers import ScoreMetric
+from .reuse import REUSES, FeatureReuse
+from .vim_encoder import VimEncoder, resize_pos_embed
+
+EXIT_RESOLUTIONS = ('fine', 'coarse')
+UNSELECTED = ('embedding', 'feature')
+
+
+class CoarseStage(NamedTuple):
+    """What the coarse pass leaves for the fine one.
+
+    Attributes:
+        tokens: Input embeddings, (B, N_c, C).
+        features: Output tokens after the final norm (B, N_c, C), or None
+            where nothing reads them.
+        cls: Class token after the final norm (B, C), or None likewise.
+        maps: One (B, C, h / 2, w / 2) for each level.
+        importance: (B, N_c).
+    """
+
+    tokens: Tensor
+    features: Tensor | None
+    cls: Tensor | None
+    maps: tuple[Tensor, ...]
+    importance: Tensor
+
+    def rows(self, index: Tensor) -> 'CoarseStage':
+        """Keep some images of the batch."""
+        return CoarseStage(
+            *(
+                tuple(m[index] for m in value)
+                if isinstance(value, tuple)
+                else value
+                if value is None
+                else value[index]
+                for value in self
+            )
+        )
+
+
+class FineStage(NamedTuple):
+    """What the fine pass returns.
+
+    Attributes:
+        maps: One (B, C, h, w) for each level.
+        cls: Class token after the final norm (B, C), or None where nothing
+            reads it.
+        selected: Refined coarse cells, (B, k).
+    """
+
+    maps: tuple[Tensor, ...]
+    cls: Tensor | None
+    selected: Tensor
+
+
+class ScopeResult(NamedTuple):
+    """Features of a batch and how each image came by them.
+
+    Attributes:
+        features: One (B, C, h, w) for each level, from the pass that the
+            image ended in; coarse ones are repeated over 2x2 cells.
+        coarse_features: One (B, C, h / 2, w / 2) for each level.
+        coarse_logits: Exit head on the coarse class token, (B, K), or None
+            without exit head.
+        fine_logits: Exit head on the fine class token, (B, K), NaN where
+            exited; or None without exit head.
+        exited: Which images kept their coarse answer, (B,) bool.
+        confidence: Of the coarse answer (B,), NaN without exit head.
+        importance: Of the coarse cells, (B, N_c).
+        selected: Refined coarse cells (B, k), -1 where exited.
+    """
+
+    features: tuple[Tensor, ...]
+    coarse_features: tuple[Tensor, ...]
+    coarse_logits: Tensor | None
+    fine_logits: Tensor | None
+    exited: Tensor
+    confidence: Tensor
+    importance: Tensor
+    selected: Tensor
+
+
+@MODELS.register_module()
+class MambaScopeBackbone(VimEncoder):
+    """Coarse-to-fine scoping Vision Mamba as a backbone.
+
+    A pass over the half-size image answers simple images. For the others,
+    the most important share ``alpha`` of its cells is embedded at full
+    resolution and the same encoder runs once more over these and the coarse
+    rest. In training every image takes both passes.
+
+    As the backbone of an unmodified mmseg or mmdet model, set
+    ``exit_head=None`` and ``eta=1`` to train: their losses do not supervise
+    an exit head. ``mmscope.MambaScopeSegmentor`` does.
+
+    Args:
+        arch: 'tiny', 'small', 'base', or a dict with ``embed_dims`` and
+            ``num_layers`` and optionally ``d_state``, ``expand``, ``d_conv``.
+        img_size: Image size that position embeddings are stored for.
+        patch_size: Side of a patch P in pixels.
+        in_channels: Image channels.
+        out_indices: Blocks whose maps are returned.
+        out_type: 'featmap'; the other types are the baseline's.
+        drop_path_rate: Stochastic depth of the last block; linear from 0.
+        scan_backend: 'auto' or a name of :func:`mmscope.ops.scan_backends`.
+        init_cfg: mmengine's; of type 'Pretrained' it takes checkpoints of
+            ours and of the official Vim.
+        alpha: Share of coarse cells to refine; 1 refines all, 0 never runs
+            the fine pass.
+        beta: Smoothing of importance over layers, in [0, 1) (Eq. 12).
+        eta: Confidence from which an image exits; 0 always, 1 never.
+            Training ignores it.
+        exit_head: Config of a head on the class token, or None (then ``eta``
+            must be 1).
+        importance: Metric of :func:`mmscope.scope.importance_score`, or a
+            dict of its ``metric``, ``direction`` and ``num_top``.
+        score_layers: Blocks, counted from 0, that score tokens; by default
+            every second of the latter half.
+        reuse: 'mlp', 'linear' or 'none' (Eq. 17-19).
+        reuse_cls: Whether the class token is reused, too.
+        unselected: What stands for cells that are not refined: their coarse
+            input 'embedding' (as in CF-ViT) or output 'feature'.
+        cls_position: 'first', 'middle' or 'last' of the refined tokens.
+        token_order: 'important_first', 'important_last' or 'raster'.
+        exit_resolution: 'fine', or 'coarse' to have mmscope's segmentor and
+            detector decode exited images at stride 2P.
+        separate_coarse_pos_embed: Whether the coarse grid has position
+            embeddings of its own, or resampled fine ones.
+        with_cp: Recompute blocks in the backward pass to save memory.
+        frozen_stages: -1 freezes nothing, 0 the embeddings, n the first n
+            blocks as well.
+
+    Raises:
+        ValueError: an argument is none of its choices or out of its range.
+
+    Examples:
+        >>> head = dict(type='mmscope.MultiLabelExitHead', num_classes=150)
+        >>> net = MambaScopeBackbone('tiny', eta=0.7, exit_head=head).eval()
+        >>> result = net.scope(torch.rand(2, 3, 64, 96))
+        >>> result.features[0].shape, result.exited.shape
+        (torch.Size([2, 192, 4, 6]), torch.Size([2]))
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (5, 11, 17, 23),
+        out_type: str = 'featmap',
+        drop_path_rate: float = 0.0,
+        scan_backend: str = 'auto',
+        init_cfg: dict | list[dict] | None = None,
+        alpha: float = 0.8,
+        beta: float = 0.99,
+        eta: float = 1.0,
+        exit_head: dict | None = dict(  # noqa: B006 - never written to
+            type='mmscope.MultiLabelExitHead', num_classes=150
+        ),
+        importance: str | dict = 'max_softplus',
+        score_layers: Sequence[int] | None = None,
+        reuse: str = 'mlp',
+        reuse_cls: bool = False,
+        unselected: str = 'embedding',
+        cls_position: str = 'middle',
+        token_order: str = 'important_first',
+        exit_resolution: str = 'fine',
+        separate_coarse_pos_embed: bool = True,
+        with_cp: bool = False,
+        frozen_stages: int = -1,
+    ) -> None:
+        check_choice('out_type', out_type, ('featmap',))
+        check_choice('reuse', reuse, REUSES)
+        check_choice('unselected', unselected, UNSELECTED)
+        check_choice('cls_position', cls_position, CLS_POSITIONS)
+        check_choice('token_order', token_order, TOKEN_ORDERS)
+        check_choice('exit_resolution', exit_resolution, EXIT_RESOLUTIONS)
+        check_share('alpha', alpha)
+        check_share('eta', eta)
+        check_share('beta', beta)
+        if beta == 1:
+            raise ValueError('beta must be below 1, where no score counts')
+        if exit_head is None and eta != 1:
+            raise ValueError(
+                f'eta={eta} needs an exit_head to judge confidence; give one, '
+                'or set eta=1'
+            )
+        if reuse_cls and reuse == 'none':
+            raise ValueError("reuse_cls=True needs reuse='mlp' or 'linear'")
+        needs_final_norm = (
+            exit_head is not None or reuse != 'none' or unselected == 'feature'
+        )
+        super().__init__(
+            arch=arch,
+            img_size=img_size,
+            patch_size=patch_size,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            level_norms=True,
+            final_norm=needs_final_norm,
+            drop_path_rate=drop_path_rate,
+            scan_backend=scan_backend,
+            size_divisor=2 * patch_size,
+            with_cp=with_cp,
+            frozen_stages=frozen_stages,
+            init_cfg=init_cfg,
+        )
+        self.alpha, self.beta, self.eta = alpha, beta, eta
+        self.score_metric = _score_metric(importance)
+        self.score_layers = self._check_score_layers(score_layers)
+        self.reuse_cls = reuse_cls
+        self.unselected = unselected
+        self.cls_position, self.token_order = cls_position, token_order
+        self.exit_resolution = exit_resolution
+
+        dims = self.embed_dims
+        self.reuse = FeatureReuse(dims, reuse) if reuse != 'none' else None
+        self.exit_head = None
+        if exit_head is not None:
+            self.exit_head = MODELS.build(dict(exit_head, in_channels=dims))
+        if separate_coarse_pos_embed:
+            num_coarse = self.pos_embed.shape[1] // 4
+            self.coarse_cls_pos_embed = nn.Parameter(torch.zeros(1, 1, dims))
+            self.coarse_pos_embed = nn.Parameter(
+                torch.zeros(1, num_coarse, dims)
+            )
+        else:
+            self.coarse_cls_pos_embed = self.coarse_pos_embed = None
+        self.reset_parameters()
+        self._freeze_unread()
+        self._warned_of_exit_head = False
+
+    def _freeze_unread(self) -> None:
+        """Leave no trainable parameter without gradient, as DDP asks."""
+        read = (
+            self.exit_head is not None
+            or self.reuse is not None
+            or (self.unselected == 'feature' and self.alpha < 1)
+        )
+        self.freeze(self.num_layers - 1 if read else self.out_indices[-1])
+        unread = [] if read else [self.norm_f, self.coarse_cls_pos_embed]
+        if not read and self.alpha == 1:
+            unread.append(self.coarse_pos_embed)
+        for parameter in unread:
+            if parameter is not None:
+                parameter.requires_grad_(False)
+
+    def _check_score_layers(self, layers: Sequence[int] | None) -> tuple:
+        if layers is None:
+            return tuple(range(self.num_layers // 2, self.num_layers, 2))
+        if not layers or not all(0 <= i < self.num_layers for i in layers):
+            raise ValueError(
+                'score_layers must be block numbers in '
+                f'[0, {self.num_layers - 1}], got {tuple(layers)}'
+            )
+        return tuple(layers)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Extract maps of stride P, whichever pass an image ends in.
+
+        Args:
+            x: Images, (B, 3, H, W).
+
+        Returns:
+            One (B, C, H / P, W / P) for each of ``out_indices``.
+        """
+        if self.training and self.exit_head and not self._warned_of_exit_head:
+            self._warned_of_exit_head = True
+            MMLogger.get_current_instance().warning(
+                'the exit head gets no gradient from this model: train with '
+                'exit_head=None and eta=1, or use '
+                "type='mmscope.MambaScopeSegmentor', which supervises it"
+            )
+        return self.scope(x).features
+
+    def scope(
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        eta: float | None = None,
+    ) -> ScopeResult:
+        """Run the coarse pass, and the fine pass where it is needed.
+
+        Args:
+            x: Images, (B, 3, H, W).
+            valid: True where a coarse cell shows some of the image,
+                (B, ceil(H / 2P), ceil(W / 2P)); by default everywhere.
+            eta: Threshold instead of the backbone's own. In training both
+                are ignored and every image is refined.
+
+        Returns:
+            Features and decisions.
+
+        Raises:
+            ValueError: ``x`` is no batch of images, ``valid`` is of another
+                shape, ``eta`` out of range or without exit head, or
+                ``alpha`` is 0 in training.
+        """
+        self.check_images(x)
+        eta = self._resolve_eta(eta)
+        x = self.pad(x)
+        valid = self._check_valid(valid, x)
+        coarse = self.encode_coarse(x)
+        logits, confidence = self._judge(coarse)
+        exited = exits(confidence, eta if self.alpha > 0 else 0)
+        if self.exit_head is not None and 0 < eta < 1 and self.alpha > 0:
+            # the one synchronisation with the host
+            hard = exited.logical_not().nonzero().squeeze(1)
+            num_hard = len(hard)
+        else:
+            num_hard = len(x) if eta > 0 and self.alpha > 0 else 0
+        if num_hard == 0:
+            return self._all_exited(coarse, logits, exited, confidence)
+        if num_hard == len(x):
+            fine = self.encode_fine(x, coarse, valid)
+            return self._all_refined(coarse, fine, logits, exited, confidence)
+        fine = self.encode_fine(
+            x[hard], coarse.rows(hard), None if valid is None else valid[hard]
+        )
+        easy = self._all_exited(coarse, logits, exited, confidence)
+        return self._merge(easy, hard, fine)
+
+    def encode_coarse(self, x: Tensor) -> CoarseStage:
+        """Encode the half-size image (Eq. 5).
+
+        Args:
+            x: Images, padded, (B, 3, H, W).
+        """
+        # bilinear halving without aligned corners is the exact 2x2 mean
+        x = F.avg_pool2d(x, 2)
+        grid = tuple(side // self.patch_size for side in x.shape[2:])
+        cls_pos_embed, pos_embed = self._coarse_pos_embeds(grid)
+        tokens = self.patch_embed(x) + pos_embed
+        cls = (self.cls_token + cls_pos_embed).expand(len(x), -1, -1)
+        out = self.encode(
+            insert_cls(tokens, cls),
+            self.score_metric,
+            self.score_layers,
+            self.beta,
+        )
+        features = last_cls = None
+        if self.norm_f is not None:
+            features, last_cls = split_cls(self.norm_f(out.last))
+        maps = tuple(
+            tokens_to_map(norm(split_cls(level)[0]), grid)
+            for norm, level in zip(self.level_norms, out.levels, strict=True)
+        )
+        importance, _ = split_cls(out.importance)
+        return CoarseStage(tokens, features, last_cls, maps, importance)
+
+    def encode_fine(
+        self, x: Tensor, coarse: CoarseStage, valid: Tensor | None = None
+    ) -> FineStage:
+        """Refine the most important cells (Eq. 13-19, Algorithms 1 and 2).
+
+        Args:
+            x: Images, padded, (B, 3, H, W).
+            coarse: Their coarse stage.
+            valid: See :meth:`scope`; (B, N_c).
+        """
+        grid = tuple(side // self.patch_size for side in x.shape[2:])
+        num = num_selected(self.alpha, coarse.importance.shape[1])
+        selected, unselected = select_tokens(coarse.importance, num, valid)
+        sequence, layout = self._fine_sequence(
+            x, coarse, selected, unselected, grid
+        )
+        out = self.encode(sequence)
+        maps = []
+        for norm, level in zip(self.level_norms, out.levels, strict=True):
+            fine, others, _ = split_fine_sequence(norm(level), layout)
+            maps.append(mixed_tokens_to_map(fine, others, layout, grid))
+        cls = None
+        if self.exit_head is not None:
+            cls = self.norm_f(split_fine_sequence(out.last, layout)[2])
+        return FineStage(tuple(maps), cls, selected)
+
+    def _fine_sequence(
+        self,
+        x: Tensor,
+        coarse: CoarseStage,
+        selected: Tensor,
+        unselected: Tensor,
+        grid: tuple[int, int],
+    ) -> tuple[Tensor, FineLayout]:
+        """Embed and arrange the tokens of the fine stage (Eq. 14, 18-19)."""
+        coarse_width = grid[1] // 2
+        fine_index, raster = coarse_to_fine_index(selected, coarse_width).sort(
+            dim=1
+        )
+        pos_embed = resize_pos_embed(self.pos_embed, self.grid, grid)
+        fine = take_tokens(self.patch_embed(x) + pos_embed, fine_index)
+        cls = (self.cls_token + self.cls_pos_embed).expand(len(x), -1, -1)
+        if self.reuse is not None:
+            reused = self.reuse(take_tokens(coarse.features, selected))
+            reused = reused.repeat_interleave(4, dim=1)
+            fine = fine + take_tokens(reused, raster)
+            if self.reuse_cls:
+                cls = cls + self.reuse(coarse.cls.unsqueeze(1))
+        source = (
+            coarse.tokens
+            if self.unselected == 'embedding'
+            else coarse.features
+        )
+        layout = fine_layout(
+            fine_index,
+            unselected,
+            coarse_width,
+            self.cls_position,
+            self.token_order,
+        )
+        others = take_tokens(source, unselected)
+        return build_fine_sequence(fine, others, cls, layout), layout
+
+    def _coarse_pos_embeds(
+        self, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Position embeddings of CLS and of the coarse grid."""
+        if self.coarse_pos_embed is None:
+            resized = resize_pos_embed(self.pos_embed, self.grid, grid)
+            return self.cls_pos_embed, resized
+        own_grid = (self.grid[0] // 2, self.grid[1] // 2)
+        resized = resize_pos_embed(self.coarse_pos_embed, own_grid, grid)
+        return self.coarse_cls_pos_embed, resized
+
+    def _resolve_eta(self, eta: float | None) -> float:
+        if self.training:
+            if self.alpha == 0:
+                raise ValueError(
+                    'alpha=0 never runs the fine pass, so that its parts '
+                    'would not be trained; train with alpha above 0'
+                )
+            return 1.0
+        eta = self.eta if eta is None else eta
+        check_share('eta', eta)
+        if self.exit_head is None and eta != 1:
+            raise ValueError(
+                f'eta={eta} needs an exit_head to judge confidence; build the '
+                'backbone with one, or use eta=1'
+            )
+        return eta
+
+    def _check_valid(self, valid: Tensor | None, x: Tensor) -> Tensor | None:
+        """Flatten the validity mask to (B, N_c)."""
+        if valid is None:
+            return None
+        stride = 2 * self.patch_size
+        expected = (len(x), *(side // stride for side in x.shape[2:]))
+        if tuple(valid.shape) != expected:
+            raise ValueError(
+                f'valid must have one entry for each coarse cell, {expected}, '
+                f'got {tuple(valid.shape)}'
+            )
+        return valid.flatten(1)
+
+    def _judge(self, coarse: CoarseStage) -> tuple[Tensor | None, Tensor]:
+        """Coarse logits, or None, and the confidence in them."""
+        if self.exit_head is None:
+            unknown = torch.full(
+                coarse.importance.shape[:1],
+                torch.nan,
+                device=coarse.importance.device,
+            )
+            return None, unknown
+        logits = self.exit_head(coarse.cls)
+        return logits, self.exit_head.confidence(logits)
+
+    def _all_exited(
+        self,
+        coarse: CoarseStage,
+        logits: Tensor | None,
+        exited: Tensor,
+        confidence: Tensor,
+    ) -> ScopeResult:
+        batch, num_coarse = coarse.importance.shape
+        num = num_selected(self.alpha, num_coarse)
+        return ScopeResult(
+            features=tuple(
+                F.interpolate(m, scale_factor=2, mode='nearest')
+                for m in coarse.maps
+            ),
+            coarse_features=coarse.maps,
+            coarse_logits=logits,
+            fine_logits=None
+            if logits is None
+            else torch.full_like(logits, torch.nan),
+            exited=exited,
+            confidence=confidence,
+            importance=coarse.importance,
+            selected=torch.full(
+                (batch, num), -1, device=coarse.importance.device
+            ),
+        )
+
+    def _all_refined(
+        self,
+        coarse: CoarseStage,
+        fine: FineStage,
+        logits: Tensor | None,
+        exited: Tensor,
+        confidence: Tensor,
+    ) -> ScopeResult:
+        return ScopeResult(
+            features=fine.maps,
+            coarse_features=coarse.maps,
+            coarse_logits=logits,
+            fine_logits=None if logits is None else self.exit_head(fine.cls),
+            exited=exited,
+            confidence=confidence,
+            importance=coarse.importance,
+            selected=fine.selected,
+        )
+
+    def _merge(
+        self, easy: ScopeResult, hard: Tensor, fine: FineStage
+    ) -> ScopeResult:
+        """Write the refined images back into the batch."""
+        return easy._replace(
+            features=tuple(
+                replace_rows(old, hard, new)
+                for old, new in zip(easy.features, fine.maps, strict=True)
+            ),
+            fine_logits=replace_rows(
+                easy.fine_logits, hard, self.exit_head(fine.cls)
+            ),
+            selected=replace_rows(easy.selected, hard, fine.selected),
+        )
+
+
+def replace_rows(old: Tensor, index: Tensor, new: Tensor) -> Tensor:
+    """Copy ``old`` (B, ...) with the rows at ``index`` (K,) replaced."""
+    return old.index_copy(0, index, new.to(old.dtype))
+
+
+def check_share(name: str, value: float) -> None:
+    """Refuse a ``value`` outside [0, 1].
+
+    Raises:
+        ValueError: it is.
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(f'{name} must be in [0, 1], got {value}')
+
+
+def _score_metric(importance: str | dict) -> ScoreMetric:
+    """Check and complete the ``importance`` argument of the backbone."""
+    if isinstance(importance, str):
+        importance = dict(metric=importance)
+    unknown = set(importance) - set(ScoreMetric._fields)
+    if unknown:
+        raise ValueError(
+            f'importance takes {ScoreMetric._fields}, got {sorted(unknown)}'
+        )
+    metric = ScoreMetric(**importance)
+    check_choice('importance metric', metric.metric, METRICS)
+    check_choice('importance direction', metric.direction, DIRECTIONS)
+    return metric

@@ -1,0 +1,349 @@
+"""Semantic segmentation with early exit, over mmseg."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmscope.datasets.labels import classes_in_mask
+from mmscope.registry import MODELS
+from mmscope.utils.versions import require
+
+from .exit_supervision import (
+    ExitSupervision,
+    content_mask,
+    frozen_batch_norm,
+)
+from .mambascope import ScopeResult, replace_rows
+
+require('mmseg')
+
+from mmseg.models import EncoderDecoder, SegDataPreProcessor  # noqa: E402
+from mmseg.structures import SegDataSample  # noqa: E402
+
+
+# mmseg's signatures have no room for the decisions of the backbone
+_DECISIONS: ContextVar[list[ScopeResult] | None] = ContextVar(
+    'decisions', default=None
+)
+
+
+@contextmanager
+def _collect_decisions() -> Iterator[list[ScopeResult]]:
+    """Collect the ScopeResult of every forward pass inside the block."""
+    token = _DECISIONS.set([])
+    try:
+        yield _DECISIONS.get()
+    finally:
+        _DECISIONS.reset(token)
+
+
+@MODELS.register_module()
+class ScopeSegDataPreprocessor(SegDataPreProcessor):
+    """mmseg's preprocessor, for test batches of images of any sizes.
+
+    In training it is mmseg's own. At test time each image is padded by
+    itself, right and bottom, so that its result does not depend on its batch
+    mates; images of different padded sizes come as a list.
+
+    Args:
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+        size: Size that training images are padded to.
+        bgr_to_rgb: Whether to swap channels.
+        pad_val: Padding of images.
+        seg_pad_val: Padding of masks.
+        test_size_divisor: Multiple that sides are padded to in testing.
+    """
+
+    def __init__(
+        self,
+        mean: list[float],
+        std: list[float],
+        size: tuple[int, int] | None = None,
+        bgr_to_rgb: bool = True,
+        pad_val: float = 0,
+        seg_pad_val: float = 255,
+        test_size_divisor: int = 32,
+    ) -> None:
+        super().__init__(
+            mean=mean,
+            std=std,
+            size=size,
+            size_divisor=None if size else test_size_divisor,
+            bgr_to_rgb=bgr_to_rgb,
+            pad_val=pad_val,
+            seg_pad_val=seg_pad_val,
+            test_cfg=dict(size_divisor=test_size_divisor),
+        )
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Normalise and pad a batch.
+
+        Args:
+            data: 'inputs', images (3, H, W) each, and 'data_samples'.
+            training: Whether all images are padded to one size.
+
+        Returns:
+            'inputs', (B, 3, H, W) or a list of (3, H, W) where their sizes
+            differ, and 'data_samples'.
+        """
+        if training:
+            return super().forward(data, training=True)
+        images = data['inputs']
+        samples = data.get('data_samples')
+        if samples is None:
+            samples = [
+                SegDataSample(
+                    metainfo=dict(
+                        ori_shape=image.shape[-2:], img_shape=image.shape[-2:]
+                    )
+                )
+                for image in images
+            ]
+        batches = [
+            super(ScopeSegDataPreprocessor, self).forward(
+                dict(inputs=[image], data_samples=[sample])
+            )
+            for image, sample in zip(images, samples, strict=True)
+        ]
+        inputs = [batch['inputs'][0] for batch in batches]
+        if len({image.shape for image in inputs}) == 1:
+            inputs = torch.stack(inputs)
+        return dict(
+            inputs=inputs,
+            data_samples=[batch['data_samples'][0] for batch in batches],
+        )
+
+
+@MODELS.register_module()
+class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
+    """EncoderDecoder that trains and uses the exits of its backbone.
+
+    Training adds to mmseg's losses the exit head's supervision by the
+    classes present in the mask and the consistency of both stages (Eq. 21).
+    Predictions carry ``exited`` and ``exit_confidence``; with slide
+    inference these are means over the windows.
+
+    Args:
+        backbone: Config of a :class:`MambaScopeBackbone` with an exit head.
+        decode_head: As for EncoderDecoder.
+        neck: As for EncoderDecoder.
+        auxiliary_head: As for EncoderDecoder.
+        exit_weight: Weight of the exit head's binary cross-entropy.
+        consistency_weight: Weight of the KL term.
+        consistency: 'teacher' or 'eq21', see
+            :func:`mmscope.scope.consistency_loss`.
+        coarse_decode_weight: Beyond the paper: weight of the decode head's
+            loss on the coarse maps, decoded at the backbone's
+            ``exit_resolution``, so that exited images get good masks.
+            BatchNorm layers use and keep their running statistics there.
+        train_cfg: As for EncoderDecoder.
+        test_cfg: As for EncoderDecoder.
+        data_preprocessor: Use :class:`ScopeSegDataPreprocessor`.
+        init_cfg: mmengine's.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        decode_head: dict,
+        neck: dict | None = None,
+        auxiliary_head: dict | list[dict] | None = None,
+        exit_weight: float = 1.0,
+        consistency_weight: float = 1.0,
+        consistency: str = 'teacher',
+        coarse_decode_weight: float = 0.0,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(
+            backbone=backbone,
+            decode_head=decode_head,
+            neck=neck,
+            auxiliary_head=auxiliary_head,
+            train_cfg=train_cfg,
+            test_cfg=test_cfg,
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
+        self.set_up_exits(
+            exit_weight, consistency_weight, consistency, coarse_decode_weight
+        )
+        exit_classes = self.backbone.exit_head.num_classes
+        if exit_classes != self.num_classes:
+            raise ValueError(
+                f'exit_head.num_classes={exit_classes} must equal '
+                f'decode_head.num_classes={self.num_classes}'
+            )
+
+    def loss(
+        self, inputs: Tensor, data_samples: list[SegDataSample]
+    ) -> dict[str, Tensor]:
+        """Losses of heads, exits and, if weighted, the coarse maps.
+
+        Args:
+            inputs: Images, (B, 3, H, W).
+            data_samples: With ``gt_sem_seg``.
+        """
+        target = self._exit_target(data_samples)
+        content = self._content(inputs, data_samples)
+        result = self.backbone.scope(inputs, self.valid_cells(content))
+        maps = self._neck(result.features)
+        losses = self._decode_head_forward_train(maps, data_samples)
+        if self.with_auxiliary_head:
+            losses.update(
+                self._auxiliary_head_forward_train(maps, data_samples)
+            )
+        losses.update(self.exit_losses(result, target))
+        if self.coarse_decode_weight > 0:
+            losses.update(self._coarse_decode_loss(result, data_samples))
+        return losses
+
+    def predict(
+        self,
+        inputs: Tensor | list[Tensor],
+        data_samples: list[SegDataSample] | None = None,
+    ) -> list[SegDataSample]:
+        """Segment images, one forward pass for each padded size.
+
+        Args:
+            inputs: (B, 3, H, W), or images (3, H, W) of several sizes.
+            data_samples: Their samples, in the same order.
+
+        Returns:
+            Samples in order, with ``exited`` and ``exit_confidence`` beside
+            mmseg's fields.
+        """
+        if isinstance(inputs, Tensor):
+            return self._predict_batch(inputs, data_samples)
+        by_size: dict[torch.Size, list[int]] = {}
+        for index, image in enumerate(inputs):
+            by_size.setdefault(image.shape, []).append(index)
+        predictions: list = [None] * len(inputs)
+        for indices in by_size.values():
+            batch = self._predict_batch(
+                torch.stack([inputs[i] for i in indices]),
+                [data_samples[i] for i in indices],
+            )
+            for index, sample in zip(indices, batch, strict=True):
+                predictions[index] = sample
+        return predictions
+
+    def encode_decode(
+        self, inputs: Tensor, batch_img_metas: list[dict]
+    ) -> Tensor:
+        """Segment one canvas or window.
+
+        Args:
+            inputs: Images and, as fourth channel, which pixels are content,
+                (B, 3 + 1, H, W).
+            batch_img_metas: As for EncoderDecoder.
+
+        Returns:
+            Logits, (B, K, H, W).
+        """
+        inputs, content = inputs[:, :-1], inputs[:, -1:]
+        result = self.backbone.scope(inputs, self.valid_cells(content))
+        decisions = _DECISIONS.get()
+        if decisions is not None:
+            decisions.append(result)
+        if self.backbone.exit_resolution == 'fine':
+            return self._decode(result.features, batch_img_metas)
+        easy = result.exited.nonzero().squeeze(1)
+        if len(easy) == 0:
+            return self._decode(result.features, batch_img_metas)
+        if len(easy) == len(inputs):
+            return self._decode(result.coarse_features, batch_img_metas)
+        hard = result.exited.logical_not().nonzero().squeeze(1)
+        coarse = tuple(m[easy] for m in result.coarse_features)
+        coarse = self._decode(coarse, batch_img_metas)
+        fine = tuple(m[hard] for m in result.features)
+        fine = self._decode(fine, batch_img_metas)
+        logits = fine.new_empty(len(inputs), *fine.shape[1:])
+        return replace_rows(replace_rows(logits, easy, coarse), hard, fine)
+
+    def _predict_batch(
+        self, inputs: Tensor, data_samples: list[SegDataSample] | None
+    ) -> list[SegDataSample]:
+        content = self._content(inputs, data_samples)
+        with _collect_decisions() as decisions:
+            samples = super().predict(
+                torch.cat([inputs, content], dim=1), data_samples
+            )
+        exited = torch.stack([d.exited for d in decisions]).float().mean(0)
+        confidence = torch.stack([d.confidence for d in decisions]).mean(0)
+        slides = self.test_cfg.get('mode', 'whole') == 'slide'
+        for sample, exit_share, value in zip(
+            samples, exited.tolist(), confidence.tolist(), strict=True
+        ):
+            sample.exited = exit_share if slides else bool(exit_share)
+            sample.exit_confidence = value
+        return samples
+
+    def _decode(
+        self, maps: tuple[Tensor, ...], batch_img_metas: list[dict]
+    ) -> Tensor:
+        return self.decode_head.predict(
+            self._neck(maps), batch_img_metas, self.test_cfg
+        )
+
+    def _neck(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return self.neck(maps) if self.with_neck else maps
+
+    def _coarse_decode_loss(
+        self, result: ScopeResult, data_samples: list[SegDataSample]
+    ) -> dict[str, Tensor]:
+        """Task loss of exited images, decoded as inference decodes them."""
+        maps = result.coarse_features
+        if self.backbone.exit_resolution == 'fine':
+            maps = tuple(F.interpolate(m, scale_factor=2) for m in maps)
+        neck = self.neck if self.with_neck else None
+        with frozen_batch_norm(neck, self.decode_head):
+            losses = self._decode_head_forward_train(
+                self._neck(maps), data_samples
+            )
+        return {
+            f'coarse_{name}': self.coarse_decode_weight * value
+            if 'loss' in name
+            else value
+            for name, value in losses.items()
+        }
+
+    def _content(
+        self, inputs: Tensor, data_samples: list[SegDataSample] | None
+    ) -> Tensor:
+        """Which pixels are no padding, (B, 1, H, W)."""
+        canvas = tuple(inputs.shape[2:])
+        sizes = [canvas] * len(inputs)
+        if data_samples is not None:
+            sizes = [
+                tuple(sample.metainfo.get('img_shape', canvas)[:2])
+                for sample in data_samples
+            ]
+        return content_mask(sizes, canvas, inputs)
+
+    def _exit_target(self, data_samples: list[SegDataSample]) -> Tensor:
+        """Classes present in each mask, (B, K)."""
+        targets = []
+        for sample in data_samples:
+            try:
+                targets.append(
+                    classes_in_mask(
+                        sample.gt_sem_seg.data,
+                        self.num_classes,
+                        self.decode_head.ignore_index,
+                    )
+                )
+            except ValueError as err:
+                path = sample.metainfo.get('seg_map_path', 'a mask')
+                raise ValueError(f'{path}: {err}') from err
+        return torch.cat(targets)
+
+
+__all__ = ['MambaScopeSegmentor', 'ScopeSegDataPreprocessor']

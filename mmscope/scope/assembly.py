@@ -1,0 +1,204 @@
+"""Token sequences with a class token, and dense maps from tokens."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .importance import check_choice
+from .routing import coarse_to_fine_index
+
+CLS_POSITIONS = ('first', 'middle', 'last')
+TOKEN_ORDERS = ('important_first', 'important_last', 'raster')
+
+
+class FineLayout(NamedTuple):
+    """Where the tokens of a fine sequence come from.
+
+    Attributes:
+        fine_index: Row-major fine positions of the refined cells, sorted,
+            (B, 4 * k).
+        unselected: Row-major coarse positions of the others, sorted, (B, U).
+        order: Position in ``[fine, unselected, CLS]`` of every token of the
+            sequence, (B, 4 * k + U + 1).
+        coarse_width: Coarse tokens per row.
+    """
+
+    fine_index: Tensor
+    unselected: Tensor
+    order: Tensor
+    coarse_width: int
+
+
+def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
+    """Gather tokens by their position.
+
+    Args:
+        tokens: (B, N, C).
+        index: (B, K).
+
+    Returns:
+        (B, K, C).
+    """
+    return tokens.gather(
+        1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+    )
+
+
+def cls_offset(num_tokens: int, position: str) -> int:
+    """Number of tokens ahead of the class token.
+
+    Args:
+        num_tokens: Tokens among which it is put.
+        position: 'first', 'middle' or 'last'.
+    """
+    return {'first': 0, 'middle': num_tokens // 2, 'last': num_tokens}[
+        position
+    ]
+
+
+def insert_cls(tokens: Tensor, cls: Tensor) -> Tensor:
+    """Put the class token in the middle, at index N // 2, as Vim does.
+
+    Args:
+        tokens: (B, N, C).
+        cls: (B, 1, C).
+
+    Returns:
+        (B, N + 1, C).
+    """
+    middle = tokens.shape[1] // 2
+    return torch.cat([tokens[:, :middle], cls, tokens[:, middle:]], dim=1)
+
+
+def split_cls(sequence: Tensor) -> tuple[Tensor, Tensor]:
+    """Undo :func:`insert_cls`.
+
+    Args:
+        sequence: (B, N + 1, ...).
+
+    Returns:
+        Tokens (B, N, ...) and class token (B, ...).
+    """
+    middle = (sequence.shape[1] - 1) // 2
+    tokens = torch.cat([sequence[:, :middle], sequence[:, middle + 1 :]], 1)
+    return tokens, sequence[:, middle]
+
+
+def fine_layout(
+    fine_index: Tensor,
+    unselected: Tensor,
+    coarse_width: int,
+    cls_position: str = 'middle',
+    token_order: str = 'important_first',
+) -> FineLayout:
+    """Lay out the sequence of the fine stage (Algorithm 2, lines 14-18).
+
+    CLS stands ahead of, amid or behind the refined tokens. Under 'raster',
+    where an unselected token stands at its top-left fine cell, it stands
+    ahead of, amid or behind all tokens. Algorithm 2 has the middle, the
+    ablation's text the front; we follow the algorithm.
+
+    Args:
+        fine_index: Fine positions of the refined cells, sorted, (B, 4 * k).
+        unselected: Coarse positions of the others, sorted, (B, U).
+        coarse_width: Coarse tokens per row.
+        cls_position: 'first', 'middle' or 'last'.
+        token_order: 'important_first', 'important_last' or 'raster'.
+
+    Raises:
+        ValueError: ``cls_position`` or ``token_order`` is unknown.
+    """
+    check_choice('cls_position', cls_position, CLS_POSITIONS)
+    check_choice('token_order', token_order, TOKEN_ORDERS)
+    batch, num_fine = fine_index.shape
+    total = num_fine + unselected.shape[1]
+    place = torch.arange(total + 1, device=fine_index.device)
+    important, others, cls = place.split([num_fine, total - num_fine, 1])
+    if token_order == 'raster':
+        corner = coarse_to_fine_index(unselected, coarse_width)[:, ::4]
+        order = torch.cat([fine_index, corner], dim=1).argsort(dim=1)
+        offset = cls_offset(total, cls_position)
+        order = torch.cat(
+            [order[:, :offset], cls.expand(batch, 1), order[:, offset:]], 1
+        )
+    else:
+        offset = cls_offset(num_fine, cls_position)
+        parts = [important[:offset], cls, important[offset:]]
+        first = token_order == 'important_first'
+        parts = [*parts, others] if first else [others, *parts]
+        order = torch.cat(parts).expand(batch, -1)
+    return FineLayout(fine_index, unselected, order, coarse_width)
+
+
+def build_fine_sequence(
+    fine: Tensor, unselected: Tensor, cls: Tensor, layout: FineLayout
+) -> Tensor:
+    """Arrange the tokens of the fine stage.
+
+    Args:
+        fine: Embeddings of the refined cells, (B, 4 * k, C).
+        unselected: Coarse tokens of the other cells, (B, U, C).
+        cls: Class token, (B, 1, C).
+        layout: Where each of them goes.
+
+    Returns:
+        (B, 4 * k + U + 1, C).
+    """
+    tokens = torch.cat([fine, unselected, cls], dim=1)
+    return take_tokens(tokens, layout.order)
+
+
+def split_fine_sequence(
+    sequence: Tensor, layout: FineLayout
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Undo :func:`build_fine_sequence`.
+
+    Args:
+        sequence: (B, 4 * k + U + 1, C).
+        layout: The layout that it was built with.
+
+    Returns:
+        Tokens of the refined cells (B, 4 * k, C), of the others (B, U, C),
+        and the class token (B, C).
+    """
+    tokens = take_tokens(sequence, layout.order.argsort(dim=1))
+    num_fine = layout.fine_index.shape[1]
+    return tokens[:, :num_fine], tokens[:, num_fine:-1], tokens[:, -1]
+
+
+def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Arrange row-major tokens on their grid.
+
+    Args:
+        tokens: (B, h * w, C).
+        grid: (h, w).
+
+    Returns:
+        (B, C, h, w).
+    """
+    return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+def mixed_tokens_to_map(
+    fine: Tensor, unselected: Tensor, layout: FineLayout, grid: tuple[int, int]
+) -> Tensor:
+    """Put the tokens of both scales back on the fine grid.
+
+    A refined cell gets its four fine tokens; the token of an unselected cell
+    is repeated over its 2x2 fine cells.
+
+    Args:
+        fine: (B, 4 * k, C).
+        unselected: (B, U, C).
+        layout: Where they come from.
+        grid: Fine grid (h, w), with h * w = 4 * (k + U).
+
+    Returns:
+        (B, C, h, w).
+    """
+    covered = coarse_to_fine_index(layout.unselected, layout.coarse_width)
+    cells = torch.cat([layout.fine_index, covered], dim=1)
+    values = torch.cat([fine, unselected.repeat_interleave(4, dim=1)], dim=1)
+    # `cells` is a permutation: gathering by its inverse needs no atomics
+    return tokens_to_map(take_tokens(values, cells.argsort(dim=1)), grid)

@@ -1,0 +1,140 @@
+"""Which part of the project may import which, read from the sources."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / 'mmscope'
+# the only modules that know one of these
+OWNERS = {
+    'mmseg': 'models/segmentor.py',
+    'mmdet': 'models/detector.py',
+    'mmpretrain': 'models/classifier.py',
+}
+
+
+def imported_names(path: Path, source: str | None = None) -> set[str]:
+    """Return the full dotted names that a file imports, anywhere in it."""
+    tree = ast.parse(path.read_text() if source is None else source)
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = absolute_module(path, node)
+            names.update(f'{base}.{alias.name}' for alias in node.names)
+        elif is_import_call(node):
+            names.add(node.args[0].value)
+    return names
+
+
+def absolute_module(path: Path, node: ast.ImportFrom) -> str:
+    """Resolve ``from ..ops import x`` against the place of the file."""
+    if not node.level:
+        return node.module
+    parts = path.relative_to(ROOT).with_suffix('').parts
+    parents = parts[: len(parts) - node.level]
+    return '.'.join([*parents, *([node.module] if node.module else [])])
+
+
+def is_import_call(node: ast.AST) -> bool:
+    """Tell ``import_module('x')`` and ``__import__('x')``."""
+    if not (isinstance(node, ast.Call) and node.args):
+        return False
+    name = getattr(node.func, 'id', getattr(node.func, 'attr', ''))
+    return (
+        name in ('import_module', '__import__')
+        and isinstance(node.args[0], ast.Constant)
+        and isinstance(node.args[0].value, str)
+    )
+
+
+def is_within(name: str, *packages: str) -> bool:
+    return any(f'{name}.'.startswith(f'{package}.') for package in packages)
+
+
+def files_in(folder: Path) -> list[Path]:
+    files = sorted(folder.rglob('*.py'))
+    assert files, f'no Python file under {folder}'
+    return files
+
+
+def violations(files: list[Path], allowed, within: str) -> list[str]:
+    """List imports from ``within`` that are not ``allowed``."""
+    return [
+        f'{path.relative_to(ROOT)} imports {name}'
+        for path in files
+        for name in sorted(imported_names(path))
+        if is_within(name, within) and not allowed(path, name)
+    ]
+
+
+@pytest.mark.parametrize(
+    'source, expected',
+    [
+        ('import mmseg.models as m', 'mmseg.models'),
+        ('def f():\n    from mmdet import x', 'mmdet.x'),
+        ('from ..ops import scan', 'mmscope.ops.scan'),
+        ('from .. import ops', 'mmscope.ops'),
+        ('from . import layers', 'mmscope.models.layers'),
+        ("import_module('mmseg')", 'mmseg'),
+        ("importlib.import_module('mmseg')", 'mmseg'),
+        ("__import__('mmseg')", 'mmseg'),
+    ],
+)
+def test_the_reader_sees_an_import(source: str, expected: str) -> None:
+    path = PACKAGE / 'models' / 'layers.py'
+    assert imported_names(path, source) == {expected}
+
+
+@pytest.mark.parametrize('part', ['ops', 'scope'])
+def test_ops_and_scope_stand_alone(part: str) -> None:
+    def same_part(path: Path, name: str) -> bool:
+        return is_within(name, f'mmscope.{part}')
+
+    assert not violations(files_in(PACKAGE / part), same_part, 'mmscope')
+
+
+@pytest.mark.parametrize('part', ['ops', 'scope'])
+@pytest.mark.parametrize('library', ['mmengine', 'mmcv'])
+def test_ops_and_scope_need_torch_only(part: str, library: str) -> None:
+    files = files_in(PACKAGE / part)
+    assert not violations(files, lambda path, name: False, library)
+
+
+@pytest.mark.parametrize('library', sorted(OWNERS))
+def test_only_one_module_knows_each_upstream(library: str) -> None:
+    def is_owner(path: Path, name: str) -> bool:
+        return path == PACKAGE / OWNERS[library]
+
+    assert not violations(files_in(PACKAGE), is_owner, library)
+
+
+def test_models_know_nothing_above_them() -> None:
+    below = ('ops', 'scope', 'models', 'utils', 'registry', 'datasets.labels')
+
+    def is_below(path: Path, name: str) -> bool:
+        return is_within(name, *(f'mmscope.{part}' for part in below))
+
+    assert not violations(files_in(PACKAGE / 'models'), is_below, 'mmscope')
+
+
+def test_the_package_imports_no_tools() -> None:
+    files = files_in(PACKAGE)
+    for outside in ('tools', 'tests', 'configs'):
+        assert not violations(files, lambda path, name: False, outside)
+
+
+def test_nothing_changes_sys_path() -> None:
+    folders = (PACKAGE, ROOT / 'tools', ROOT / 'configs', ROOT / 'tests')
+    files = [path for folder in folders for path in files_in(folder)]
+    assert not [
+        f'{path.relative_to(ROOT)}:{node.lineno}'
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr == 'path'
+        and getattr(node.value, 'id', '') == 'sys'
+    ]

@@ -1,0 +1,62 @@
+"""Evaluate a checkpoint: metrics, pictures, predictions."""
+
+import argparse
+
+from mmengine.config import DictAction
+
+from mmscope.engine.launch import (
+    LAUNCHERS,
+    build_runner,
+    load_checkpoint,
+    load_config,
+    save_metrics,
+    set_eta,
+    set_output,
+    set_pictures,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--eta',
+        type=float,
+        help='confidence from which images exit early: 0 always, 1 never; '
+        "default is the config's",
+    )
+    parser.add_argument('--work-dir', help='folder for logs')
+    parser.add_argument('--show-dir', help='folder for pictures')
+    parser.add_argument(
+        '--out', help='folder for metrics.json, exits.json and predictions'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='change settings of the config, as key=value',
+    )
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config, args.work_dir, args.cfg_options)
+    if args.eta is not None:
+        set_eta(cfg, args.eta)
+    if args.show_dir:
+        set_pictures(cfg, args.show_dir)
+    if args.out:
+        set_output(cfg, args.out)
+    runner = build_runner(cfg, args.launcher, ('test',))
+    load_checkpoint(runner, args.checkpoint)
+    metrics = runner.test()
+    if args.out:
+        save_metrics(metrics, cfg, args.out)
+
+
+if __name__ == '__main__':
+    main()
