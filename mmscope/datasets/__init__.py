@@ -1,6 +1,17 @@
 """Data: labels, loading, and the sample data."""
 
 from .labels import classes_in_instances, classes_in_mask
+from .sample_data import write_sample_data
+from .sample_shapes import SAMPLE_CLASSES, SAMPLE_PALETTE
+from .sample_sheet import draw_contact_sheet
 from .transforms import LoadChecked
 
-__all__ = ['LoadChecked', 'classes_in_instances', 'classes_in_mask']
+__all__ = [
+    'SAMPLE_CLASSES',
+    'SAMPLE_PALETTE',
+    'LoadChecked',
+    'classes_in_instances',
+    'classes_in_mask',
+    'draw_contact_sheet',
+    'write_sample_data',
+]

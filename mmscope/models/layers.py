@@ -17,6 +17,23 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm of the float32 residual stream, in the weights' precision.
+
+    Args:
+        embed_dims: Token channels C.
+    """
+
+    def __init__(self, embed_dims: int) -> None:
+        super().__init__(embed_dims, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise along the last axis, (..., C)."""
+        weight = self.weight.to(x.dtype)
+        normed = F.rms_norm(x, self.normalized_shape, weight, self.eps)
+        return normed.to(self.weight.dtype)
+
+
 class ScoreMetric(NamedTuple):
     """How a mixer scores its tokens, see :func:`importance_score`."""
 
@@ -246,7 +263,7 @@ class VimBlock(nn.Module):
         scan_backend: str = 'auto',
     ) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(embed_dims, eps=1e-5)
+        self.norm = RMSNorm(embed_dims)
         self.mixer = BiMambaMixer(
             embed_dims, d_state, expand, d_conv, scan_backend
         )
@@ -264,7 +281,5 @@ class VimBlock(nn.Module):
         Returns:
             The residual stream (B, L, C), and the importance (B, L) or None.
         """
-        # the stream stays in float32 when the weights do not
-        normed = self.norm(x).to(self.mixer.in_proj.weight.dtype)
-        mixed, importance = self.mixer(normed, score)
+        mixed, importance = self.mixer(self.norm(x), score)
         return x + self.drop_path(mixed).to(x.dtype), importance

@@ -24,7 +24,6 @@ require('mmseg')
 from mmseg.models import EncoderDecoder, SegDataPreProcessor  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
 
-
 # mmseg's signatures have no room for the decisions of the backbone
 _DECISIONS: ContextVar[list[ScopeResult] | None] = ContextVar(
     'decisions', default=None

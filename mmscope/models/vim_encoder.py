@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.logging import MMLogger
@@ -16,7 +17,13 @@ from mmscope.ops import scan_backends
 from mmscope.scope import accumulate_importance
 from mmscope.utils.checkpoint import load_pretrained
 
-from .layers import PatchEmbed, ScoreMetric, VimBlock, at_least_float32
+from .layers import (
+    PatchEmbed,
+    RMSNorm,
+    ScoreMetric,
+    VimBlock,
+    at_least_float32,
+)
 
 ARCH_ZOO = {
     'tiny': dict(embed_dims=192, num_layers=24),
@@ -151,14 +158,14 @@ class VimEncoder(BaseModule):
         self.pos_embed = nn.Parameter(
             torch.zeros(1, math.prod(self.grid), dims)
         )
-        rates = torch.linspace(0, drop_path_rate, self.num_layers).tolist()
+        rates = np.linspace(0, drop_path_rate, self.num_layers).tolist()
         self.layers = nn.ModuleList(
             VimBlock(dims, rate, scan_backend=scan_backend, **arch)
             for rate in rates
         )
-        self.norm_f = nn.RMSNorm(dims, eps=1e-5) if final_norm else None
+        self.norm_f = RMSNorm(dims) if final_norm else None
         self.level_norms = nn.ModuleList(
-            nn.RMSNorm(dims, eps=1e-5) for _ in self.out_indices if level_norms
+            RMSNorm(dims) for _ in self.out_indices if level_norms
         )
         self.register_load_state_dict_pre_hook(_resize_loaded_pos_embeds)
         self.reset_parameters()
@@ -192,8 +199,10 @@ class VimEncoder(BaseModule):
         for name, parameter in self.named_parameters(recurse=False):
             if name.endswith(('pos_embed', 'cls_token')):
                 nn.init.trunc_normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, RMSNorm):
+                module.reset_parameters()
         for layer in self.layers:
-            layer.norm.reset_parameters()
             layer.mixer.reset_parameters(depth=self.num_layers)
 
     def init_weights(self) -> None:

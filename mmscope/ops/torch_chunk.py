@@ -72,16 +72,32 @@ class Chunk(NamedTuple):
     C: Tensor  # (k, G, b, S)
 
 
+class Steps(NamedTuple):
+    """A tensor and its entries along axis 0, unbound only once."""
+
+    all: Tensor
+    each: tuple[Tensor, ...]
+
+    @classmethod
+    def like(cls, state: Tensor, size: int) -> Steps:
+        """Room for ``size`` states."""
+        steps = state.new_empty(size, *state.shape)
+        return cls(steps, steps.unbind(0))
+
+    def first(self, k: int) -> Steps:
+        return Steps(self.all[:k], self.each[:k])
+
+
 class Buffers(NamedTuple):
     """What one chunk needs of size (CHUNK, G, b, S, Dim), reused."""
 
-    decay: Tensor
-    states: Tensor  # one longer: the state before the chunk is first
-    grads: Tensor | None
+    decay: Steps
+    states: Steps  # one longer: the state before the chunk is first
+    grads: Steps | None
 
     def first(self, k: int) -> Buffers:
-        grads = None if self.grads is None else self.grads[:k]
-        return Buffers(self.decay[:k], self.states[: k + 1], grads)
+        grads = None if self.grads is None else self.grads.first(k)
+        return Buffers(self.decay.first(k), self.states.first(k + 1), grads)
 
 
 def slices(total: int, size: int) -> Iterator[slice]:
@@ -145,12 +161,12 @@ def make_weights(inputs: Inputs) -> Weights:
 
 def make_buffers(part: Inputs, weights: Weights, backward: bool) -> Buffers:
     groups, batch, length, _ = part.u.shape
-    size, state = min(CHUNK, length), (groups, batch, *weights.A.shape[2:])
-    decay = weights.A.new_empty(size, *state)
+    size, A = min(CHUNK, length), weights.A
+    state = A.new_empty(1).expand(groups, batch, *A.shape[2:])
     return Buffers(
-        decay,
-        decay.new_empty(size + 1, *state),
-        torch.empty_like(decay) if backward else None,
+        Steps.like(state, size),
+        Steps.like(state, size + 1),
+        Steps.like(state, size) if backward else None,
     )
 
 
@@ -174,12 +190,12 @@ def advance(chunk: Chunk, A_log2: Tensor, buffers: Buffers) -> None:
     exp2 because torch's exp takes four times as long on some CPUs.
     """
     decay, states = buffers.decay, buffers.states
-    torch.mul(chunk.dt.unsqueeze(-2), A_log2, out=decay).exp2_()
+    torch.mul(chunk.dt.unsqueeze(-2), A_log2, out=decay.all).exp2_()
     torch.mul(
-        chunk.driven.unsqueeze(-2), chunk.B.unsqueeze(-1), out=states[1:]
+        chunk.driven.unsqueeze(-2), chunk.B.unsqueeze(-1), out=states.all[1:]
     )
-    last, *rest = states.unbind(0)
-    for state, factor in zip(rest, decay.unbind(0), strict=True):
+    last, *rest = states.each
+    for state, factor in zip(rest, decay.each, strict=True):
         last = state.addcmul_(factor, last)
 
 
@@ -192,9 +208,9 @@ def retreat(C: Tensor, dy: Tensor, carry: Tensor, buffers: Buffers) -> None:
             replaced by what this chunk sends to the state before it.
         buffers: decay is read, grads is filled.
     """
-    torch.mul(C.unsqueeze(-1), dy.unsqueeze(-2), out=buffers.grads)
-    last, *rest = reversed(buffers.grads.unbind(0))
-    *factors, first_factor = reversed(buffers.decay.unbind(0))
+    torch.mul(C.unsqueeze(-1), dy.unsqueeze(-2), out=buffers.grads.all)
+    last, *rest = reversed(buffers.grads.each)
+    *factors, first_factor = reversed(buffers.decay.each)
     last += carry
     for state, factor in zip(rest, factors, strict=True):
         last = state.addcmul_(factor, last)

@@ -61,19 +61,19 @@ def _scan_slice(
             (chunks, G, b, S, Dim).
     """
     A_log2 = weights.A * LOG2_E
-    buffers = make_buffers(part, weights, backward=False)
-    buffers.states[0] = 0
+    everything = make_buffers(part, weights, backward=False)
+    carry = everything.states.each[0].zero_()
     for i, span in enumerate(slices(part.u.shape[2], CHUNK)):
-        k = span.stop - span.start
+        buffers = everything.first(span.stop - span.start)
         chunk = read_chunk(part, weights, options, span)
         if starts is not None:
-            starts[i] = buffers.states[0]
-        advance(chunk, A_log2, buffers.first(k))
-        y = output(chunk, weights, buffers.states[: k + 1])
+            starts[i] = carry
+        advance(chunk, A_log2, buffers)
+        y = output(chunk, weights, buffers.states.all)
         put(out, span, options.reverse, y, add=True)
         if peaks is not None:
             put(peaks, span, options.reverse, y.amax(-1, keepdim=True))
-        buffers.states[0] = buffers.states[k]
+        carry.copy_(buffers.states.each[-1])
 
 
 def _finish(sums: Tensor, z: Tensor | None, divisor: int) -> None:
@@ -130,7 +130,7 @@ def _write_grads(
     ``grads`` has the slice's u, delta, B, C, filled in, and the weights in
     the shapes of ``Weights``, added to.
     """
-    decay, states, g = buffers
+    decay, states, g = (steps.all for steps in buffers)
     d_driven = over_states(chunk.B, g)
     put(grads.B, span, options.reverse, over_channels(chunk.driven, g))
     put(grads.C, span, options.reverse, over_channels(dy, states[1:]))
@@ -177,13 +177,13 @@ def _slice_backward(
     for i, span in reversed(list(enumerate(slices(shape[2], CHUNK)))):
         buffers = everything.first(span.stop - span.start)
         chunk = read_chunk(part, weights, options, span)
-        buffers.states[0] = starts[i]
+        buffers.states.each[0].copy_(starts[i])
         advance(chunk, A_log2, buffers)
         dy = take(grad_out, span, reverse, dtype)
         if options.merge:
             dy /= len(reverse)
         if d_gate is not None:
-            y = output(chunk, weights, buffers.states)
+            y = output(chunk, weights, buffers.states.all)
             put(d_gate.expand(shape), span, reverse, y.mul_(dy), add=True)
             dy *= F.silu(take(part.z.expand(shape), span, reverse, dtype))
         retreat(chunk.C, dy, carry, buffers)
