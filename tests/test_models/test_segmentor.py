@@ -1,0 +1,388 @@
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from mmscope.models import MambaScopeSegmentor
+from mmscope.models.exit_supervision import content_mask, frozen_batch_norm
+
+BN = dict(type='BN')
+MODEL = ConfigDict(
+    type='mmscope.MambaScopeSegmentor',
+    data_preprocessor=dict(
+        type='mmscope.ScopeSegDataPreprocessor',
+        mean=[0.0, 0.0, 0.0],
+        std=[1.0, 1.0, 1.0],
+        size=(64, 96),
+        bgr_to_rgb=False,
+    ),
+    backbone=dict(
+        type='mmscope.MambaScopeBackbone',
+        arch=dict(embed_dims=32, num_layers=4, d_state=4),
+        img_size=(64, 96),
+        out_indices=(0, 1, 2, 3),
+        alpha=0.5,
+        eta=1.0,
+        exit_head=dict(type='mmscope.MultiLabelExitHead', num_classes=5),
+        exit_resolution='coarse',
+    ),
+    neck=dict(
+        type='Feature2Pyramid',
+        embed_dim=32,
+        rescales=[4, 2, 1, 0.5],
+        norm_cfg=BN,
+    ),
+    decode_head=dict(
+        type='UPerHead',
+        in_channels=[32] * 4,
+        in_index=[0, 1, 2, 3],
+        channels=16,
+        dropout_ratio=0.0,
+        num_classes=5,
+        norm_cfg=BN,
+        align_corners=False,
+    ),
+    auxiliary_head=dict(
+        type='FCNHead',
+        in_channels=32,
+        in_index=2,
+        channels=16,
+        num_convs=1,
+        num_classes=5,
+        norm_cfg=BN,
+    ),
+    coarse_decode_weight=0.4,
+    train_cfg=dict(),
+    test_cfg=dict(mode='whole'),
+)
+
+
+@pytest.fixture
+def make() -> Callable[..., MambaScopeSegmentor]:
+    """Build a tiny segmentor; options with dots reach into the config."""
+
+    def build(**options: object) -> MambaScopeSegmentor:
+        init_default_scope('mmseg')
+        cfg = copy.deepcopy(MODEL)
+        for path, value in options.items():
+            node, *rest = path.split('__')
+            if rest:
+                cfg[node][rest[0]] = value
+            else:
+                cfg[node] = value
+        return MODELS.build(ConfigDict(cfg)).eval()
+
+    return build
+
+
+def samples(sizes: list[tuple[int, int]], classes: int = 5) -> list:
+    return [
+        SegDataSample(
+            gt_sem_seg=PixelData(data=torch.randint(0, classes, (1, *size))),
+            metainfo=dict(img_shape=size, ori_shape=size),
+        )
+        for size in sizes
+    ]
+
+
+def varied(count: int, size: tuple[int, int] = (64, 96)) -> Tensor:
+    scales = torch.linspace(0.2, 4, count).view(-1, 1, 1, 1)
+    return scales * torch.randn(count, 3, *size)
+
+
+def predict(model: MambaScopeSegmentor, images: list[Tensor]) -> list:
+    sizes = [tuple(image.shape[1:]) for image in images]
+    with torch.no_grad():
+        return model.test_step(
+            dict(inputs=images, data_samples=samples(sizes))
+        )
+
+
+def train_step(model: MambaScopeSegmentor) -> dict[str, Tensor]:
+    model.train()
+    data = dict(inputs=list(varied(2)), data_samples=samples([(64, 96)] * 2))
+    data = model.data_preprocessor(data, True)
+    return model(**data, mode='loss')
+
+
+@pytest.mark.parametrize('resolution', ['fine', 'coarse'])
+@pytest.mark.parametrize('weight', [0.0, 0.4])
+def test_one_step_trains_every_parameter(make, resolution, weight) -> None:
+    model = make(
+        backbone__exit_resolution=resolution, coarse_decode_weight=weight
+    )
+    losses = train_step(model)
+    assert {'loss_exit', 'loss_consistency', 'decode.loss_ce'} <= set(losses)
+    assert ('coarse_decode.loss_ce' in losses) is (weight > 0)
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    without = [
+        n
+        for n, p in model.named_parameters()
+        if p.requires_grad and p.grad is None
+    ]
+    assert without == []
+
+
+def test_loss_weights_scale_their_terms(make) -> None:
+    model = make()
+    weights = copy.deepcopy(model.state_dict())
+    torch.manual_seed(1)
+    once = train_step(model)
+    model.load_state_dict(weights)
+    model.exit_weight, model.consistency_weight = 3.0, 5.0
+    model.coarse_decode_weight = 0.8
+    torch.manual_seed(1)
+    more = train_step(model)
+    for name, factor in (
+        ('loss_exit', 3),
+        ('loss_consistency', 5),
+        ('coarse_decode.loss_ce', 2),
+        ('decode.loss_ce', 1),
+    ):
+        torch.testing.assert_close(
+            more[name], factor * once[name], rtol=1e-3, atol=1e-5
+        )
+
+
+def test_exit_target_is_the_classes_of_the_mask(make) -> None:
+    mask = torch.full((1, 64, 96), 255)
+    mask[0, :3, :3] = 4
+    mask[0, 60:, 90:] = 1
+    sample = SegDataSample(gt_sem_seg=PixelData(data=mask))
+    assert make()._exit_target([sample]).tolist() == [[0, 1, 0, 0, 1]]
+
+
+def test_coarse_loss_leaves_batch_norm_alone(make) -> None:
+    model = make().train()
+    data = samples([(64, 96)] * 2)
+    result = model.backbone.scope(varied(2))
+    before = copy.deepcopy(model.state_dict())
+    model._coarse_decode_loss(result, data)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], msg=name)
+    assert model.neck.training
+    assert all(m.training for m in model.decode_head.modules())
+
+
+def test_coarse_loss_decodes_as_inference_does(make) -> None:
+    """Perfect targets for the inferred logits give the loss of these."""
+    for resolution in ('fine', 'coarse'):
+        model = make(backbone__exit_resolution=resolution)
+        images = varied(2)
+        predictions = [
+            p.seg_logits.data for p in predict_at(model, list(images), 0.0)
+        ]
+        model.train()
+        data = samples([(64, 96)] * 2)
+        with torch.no_grad():
+            result = model.backbone.scope(images)
+            loss = model._coarse_decode_loss(result, data)
+        expected = torch.nn.functional.cross_entropy(
+            torch.stack(predictions),
+            torch.cat([s.gt_sem_seg.data for s in data]),
+        )
+        torch.testing.assert_close(
+            loss['coarse_decode.loss_ce'], 0.4 * expected
+        )
+
+
+def predict_at(
+    model: MambaScopeSegmentor, images: list[Tensor], eta: float
+) -> list:
+    model.backbone.eta = eta
+    return predict(model, images)
+
+
+@pytest.mark.parametrize('resolution', ['fine', 'coarse'])
+def test_mixed_batch_equals_each_image_alone(make, resolution) -> None:
+    model = make(backbone__exit_resolution=resolution)
+    model.backbone.exit_head.fc.weight.data *= 50
+    images = list(varied(6))
+    confidence = [p.exit_confidence for p in predict_at(model, images, 1.0)]
+    middle = sorted(confidence)
+    eta = (middle[2] + middle[3]) / 2
+    together = predict_at(model, images, eta)
+    exits = [p.exited for p in together]
+    assert exits == [c >= eta for c in confidence]
+    assert 0 < sum(exits) < 6
+    for image, sample in zip(images, together, strict=True):
+        (alone,) = predict_at(model, [image], float(not sample.exited))
+        torch.testing.assert_close(
+            sample.seg_logits.data, alone.seg_logits.data
+        )
+        assert sample.exit_confidence == pytest.approx(
+            alone.exit_confidence, abs=1e-5
+        )
+
+
+def test_images_of_several_sizes_keep_their_order(make) -> None:
+    model = make(backbone__eta=0.5)
+    sizes = [(64, 96), (70, 90), (64, 96), (40, 100), (96, 96)]
+    images = [torch.randn(3, *size) for size in sizes]
+    together = predict(model, images)
+    for image, size, sample in zip(images, sizes, together, strict=True):
+        assert sample.pred_sem_seg.data.shape == (1, *size)
+        (alone,) = predict(model, [image])
+        torch.testing.assert_close(
+            sample.seg_logits.data, alone.seg_logits.data
+        )
+        assert sample.exited == alone.exited
+
+
+def test_slide_inference_decides_for_each_window(make) -> None:
+    model = make(
+        test_cfg=dict(mode='slide', crop_size=(64, 96), stride=(32, 48))
+    )
+    model.backbone.exit_head.fc.weight.data *= 50
+    image = torch.cat(
+        [0.1 * torch.randn(3, 64, 96), 4 * torch.randn(3, 64, 96)], dim=2
+    )
+    (never,) = predict_at(model, [image], 1.0)
+    eta = never.exit_confidence
+    (sample,) = predict_at(model, [image], eta)
+    # three windows
+    assert round(3 * sample.exited, 5) in (1, 2)
+    assert never.exited == 0
+    assert sample.pred_sem_seg.data.shape == (1, 64, 192)
+
+
+def test_padding_is_selected_last_in_every_window(make) -> None:
+    model = make(
+        test_cfg=dict(mode='slide', crop_size=(64, 96), stride=(64, 96)),
+        backbone__alpha=0.5,
+    )
+    masks = []
+    scope = model.backbone.scope
+
+    def recording(x: Tensor, valid: Tensor):
+        masks.append(valid)
+        result = scope(x, valid)
+        masks[-1] = (valid.flatten(1), result.selected)
+        return result
+
+    model.backbone.scope = recording
+    # 1 row of coarse cells of content on a canvas 2 x 6, in two windows
+    image = torch.randn(3, 64, 192)
+    sample = samples([(64, 192)])[0]
+    sample.set_metainfo(dict(img_shape=(30, 130), ori_shape=(64, 192)))
+    with torch.no_grad():
+        model.predict(image[None], [sample])
+    (left, chosen), (right, others) = masks
+    assert left.tolist() == [[True] * 3 + [False] * 3]
+    assert chosen.tolist() == [[0, 1, 2]]
+    assert right.tolist() == [[True, True] + [False] * 4]
+    assert {0, 1} < set(others[0].tolist())
+
+
+def test_edge_at_width_683_stays_where_it_is(make) -> None:
+    """Padding must not stretch the mask over the image.
+
+    The decoder is replaced by the mean brightness of each cell, which puts
+    an edge of the image where the image has it.
+    """
+    model = make()
+    encode_decode, seen = model.encode_decode, []
+
+    def remember(inputs: Tensor, metas: list[dict]) -> Tensor:
+        seen.append(inputs[:, :1])
+        return encode_decode(inputs, metas)
+
+    def brightness(_maps: tuple, metas: list[dict]) -> Tensor:
+        cells = torch.nn.functional.avg_pool2d(seen.pop(), 4)
+        logits = torch.cat([-cells, cells], dim=1)
+        return model.decode_head.predict_by_feat(logits, metas)
+
+    model.encode_decode, model._decode = remember, brightness
+    image = torch.full((3, 512, 683), -1.0)
+    image[:, :, 400:] = 1.0
+    (sample,) = predict(model, [image])
+    mask = sample.pred_sem_seg.data[0]
+    assert mask.shape == (512, 683)
+    edge = mask[256].float().diff().nonzero().flatten()
+    assert edge.tolist() == [399]
+
+
+def test_prediction_without_samples(make) -> None:
+    model = make(backbone__eta=0.5)
+    with torch.no_grad():
+        (sample,) = model(torch.randn(1, 3, 64, 96), mode='predict')
+        data = dict(inputs=[torch.randn(3, 70, 90)])
+        (other,) = model.test_step(data)
+    assert isinstance(sample.exited, bool)
+    assert 0 <= sample.exit_confidence <= 1
+    assert other.pred_sem_seg.data.shape == (1, 70, 90)
+
+
+def test_backbone_in_an_unmodified_segmentor(make) -> None:
+    cfg = copy.deepcopy(MODEL)
+    del cfg['coarse_decode_weight']
+    cfg['type'] = 'EncoderDecoder'
+    cfg['data_preprocessor'] = dict(
+        type='SegDataPreProcessor',
+        size=(64, 96),
+        test_cfg=dict(size_divisor=32),
+    )
+    cfg['backbone'].update(exit_head=None, eta=1.0)
+    init_default_scope('mmseg')
+    model = MODELS.build(cfg)
+    loss, _ = model.parse_losses(train_step(model))
+    loss.backward()
+    assert all(
+        p.grad is not None for p in model.parameters() if p.requires_grad
+    )
+    model.eval()
+    (sample,) = predict(model, [torch.randn(3, 70, 90)])
+    assert sample.pred_sem_seg.data.shape == (1, 70, 90)
+
+
+def test_content_mask_and_frozen_batch_norm() -> None:
+    mask = content_mask([(2, 3), (1, 1)], (2, 4), torch.zeros(1))
+    assert mask.tolist() == [
+        [[[1, 1, 1, 0], [1, 1, 1, 0]]],
+        [[[1, 0, 0, 0], [0, 0, 0, 0]]],
+    ]
+    layer, resting = torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2).eval()
+    with frozen_batch_norm(layer, resting, None):
+        assert not layer.training
+    assert layer.training
+    assert not resting.training
+
+
+@pytest.mark.parametrize(
+    ('options', 'error', 'message'),
+    [
+        (dict(exit_weight=-1.0), ValueError, 'exit_weight must not be neg'),
+        (dict(consistency='kl'), ValueError, "consistency must .* got 'kl'"),
+        (dict(backbone__exit_head=None), ValueError, 'supervises an exit'),
+        (
+            dict(decode_head__num_classes=7),
+            ValueError,
+            'exit_head.num_classes=5 must equal decode_head.num_classes=7',
+        ),
+        (
+            dict(backbone=dict(type='ResNet', depth=18)),
+            TypeError,
+            'MambaScopeBackbone.*got ResNet',
+        ),
+    ],
+)
+def test_bad_arguments(make, options, error, message) -> None:
+    with pytest.raises(error, match=message):
+        make(**options)
+
+
+def test_labels_beyond_the_classes_name_the_mask(make) -> None:
+    sample = SegDataSample(
+        gt_sem_seg=PixelData(data=torch.full((1, 8, 8), 9)),
+        metainfo=dict(seg_map_path='masks/bad.png'),
+    )
+    with pytest.raises(ValueError, match=r'masks/bad.png: .*9'):
+        make()._exit_target([sample])
