@@ -204,7 +204,7 @@ def _silu_backward(grad: Tensor, z: Tensor) -> None:
 def _backward(
     inputs: Inputs, options: Options, starts: Tensor, grad_out: Tensor
 ) -> Inputs:
-    """All slices: the gradients of the inputs, in their dtypes."""
+    """All slices: the gradients of the inputs; autograd casts them."""
     u, weights = inputs.u, make_weights(inputs)
     sums = Weights(
         *(None if t is None else torch.zeros_like(t) for t in weights)
@@ -220,13 +220,7 @@ def _backward(
             part, weights, options, starts[:, :, rows], grad, grads
         )
     A, D, delta_bias = (None if t is None else t.squeeze(1) for t in sums)
-    result = result._replace(A=A.mT, D=D, delta_bias=delta_bias)
-    return Inputs(
-        *(
-            None if t is None else t.to(like.dtype)
-            for t, like in zip(result, inputs, strict=True)
-        )
-    )
+    return result._replace(A=A.mT, D=D, delta_bias=delta_bias)
 
 
 def _without_autocast(u: Tensor) -> AbstractContextManager:

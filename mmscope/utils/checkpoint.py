@@ -249,6 +249,31 @@ def convert_vim_state_dict(state: StateDict) -> tuple[StateDict, KeyReport]:
     return converted, report
 
 
+def convert_vim_checkpoint(src: str | Path, dst: str | Path) -> KeyReport:
+    """Convert a checkpoint of the official Vim into a file of ours.
+
+    The file suits ``init_cfg=dict(type='Pretrained', checkpoint=dst)`` of
+    both backbones.
+
+    Args:
+        src: Vim's checkpoint.
+        dst: File to write.
+
+    Returns:
+        What became of every key.
+
+    Raises:
+        FileNotFoundError: ``src`` does not exist.
+        CheckpointError: it is no checkpoint of the official Vim.
+    """
+    state = read_state_dict(src)
+    if 'cls_pos_embed' in state:
+        raise CheckpointError(f'{src} has mmscope\'s names already')
+    converted, report = convert_vim_state_dict(state)
+    torch.save(dict(state_dict=converted, meta=dict(source='Vim')), dst)
+    return report
+
+
 def load_pretrained(
     module: nn.Module, path: str | Path, prefix: str | None = None
 ) -> KeyReport:
