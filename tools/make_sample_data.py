@@ -38,21 +38,22 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    summary = write_sample_data(
-        args.root,
-        num_train=args.num_train,
-        num_val=args.num_val,
-        size=args.size,
-        seed=args.seed,
-        force=args.force,
-    )
+    try:
+        summary = write_sample_data(
+            args.root,
+            num_train=args.num_train,
+            num_val=args.num_val,
+            size=args.size,
+            seed=args.seed,
+            force=args.force,
+        )
+        if args.contact_sheet:
+            draw_contact_sheet(args.root, args.contact_sheet)
+    except (ValueError, OSError, RuntimeError) as err:
+        raise SystemExit(f'error: {err}') from None
     state = 'made' if summary['written'] else 'already there'
-    counts = ', '.join(
-        f'{n} {split}' for split, n in summary['counts'].items()
-    )
+    counts = ', '.join(f'{n} {name}' for name, n in summary['counts'].items())
     print(f'{summary["root"]}: {state} ({counts} pictures)')
-    if args.contact_sheet:
-        print(draw_contact_sheet(args.root, args.contact_sheet))
 
 
 if __name__ == '__main__':

@@ -78,12 +78,13 @@ def _draw(
     folder: Path, counts: dict[str, int], size: tuple[int, int], seed: int
 ) -> None:
     try:
+        from rich.console import Console
         from rich.progress import Progress
     except ImportError as err:
         raise RuntimeError(
             'the sample data shows its progress with rich: pip install rich'
         ) from err
-    with Progress(transient=True) as progress:
+    with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(
             'Drawing pictures', total=sum(counts.values())
         )

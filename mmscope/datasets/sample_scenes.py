@@ -144,7 +144,7 @@ def _add_objects(
     """Add 1 large object (difficulty 0) up to some 25 small ones (1)."""
     height, width = easel.objects.shape
     count = 1 + round(20 * difficulty**1.7 * rng.uniform(0.8, 1.2))
-    typical = min(height, width) * 0.34 * (0.035 / 0.34) ** difficulty
+    typical = min(height, width) * 0.34 * (0.045 / 0.34) ** difficulty
     for _ in range(count):
         label = int(rng.integers(1, len(SAMPLE_CLASSES)))
         colour = _colour(rng, label, difficulty)

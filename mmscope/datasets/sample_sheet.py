@@ -84,7 +84,9 @@ def _tile(
         # the two meet in the middle, whatever their width
         left = tile.shape[1] // 2 + (1 if index else -width - 1)
         tile[side - height : side, left : left + width] = picture
-    text = f'd = {facts["difficulty"]:.2f}, {facts["num_objects"]} objects'
+    text = (
+        f'difficulty {facts["difficulty"]:.2f}, objects {facts["num_objects"]}'
+    )
     size, _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
     cv2.putText(
         tile,
