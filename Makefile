@@ -13,6 +13,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install \
 # a folder with a ready build of mmcv saves compiling it
 WHEELS := $(wildcard ../shared/wheels)
 
+# Huge pages: on some machines training on the CPU is several times faster,
+# as fresh memory comes in 2 MB at a time instead of 4 KB.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 DEMO := configs/demo/mambascope_demo.py
 DEMO_DATA := data/sample
 DEMO_DIR := work_dirs/demo

@@ -4,7 +4,7 @@ import importlib
 import sys
 from importlib import metadata
 
-MODULES = ('cv2', 'mmengine', 'mmcv.ops', 'mmseg', 'mmdet', 'mmpretrain')
+MODULES = ('cv2', 'mmcv.ops', 'mmseg.apis', 'mmdet.apis', 'mmpretrain')
 DISTRIBUTIONS = {dist.metadata['Name'] for dist in metadata.distributions()}
 
 if 'opencv-python' in DISTRIBUTIONS:

@@ -144,6 +144,30 @@ def mask_to_polygon(mask: np.ndarray) -> list[list[float]] | None:
     return [points.ravel().tolist()]
 
 
+def describe_objects(scene: Scene) -> Iterator[dict[str, Any]]:
+    """Describe the visible part of every object in COCO's terms."""
+    objects = zip(scene.classes, scene.crowds, strict=True)
+    for number, (label, crowd) in enumerate(objects, start=1):
+        mask = scene.objects == number
+        rows, columns = (
+            np.flatnonzero(mask.any(1)),
+            np.flatnonzero(mask.any(0)),
+        )
+        outline = None if crowd else mask_to_polygon(mask)
+        yield {
+            'category_id': int(label),
+            'iscrowd': int(crowd),
+            'area': int(mask.sum()),
+            'bbox': [
+                int(columns[0]),
+                int(rows[0]),
+                int(columns[-1] - columns[0] + 1),
+                int(rows[-1] - rows[0] + 1),
+            ],
+            'segmentation': outline or mask_to_rle(mask),
+        }
+
+
 def _empty_coco() -> dict[str, list]:
     return {
         'info': {'description': GENERATOR, 'version': str(VERSION)},
@@ -170,7 +194,7 @@ def _add_to_coco(coco: dict[str, list], file_name: str, scene: Scene) -> None:
             'width': width,
         }
     )
-    for annotation in _annotations(scene):
+    for annotation in describe_objects(scene):
         coco['annotations'].append(
             {
                 'id': len(coco['annotations']) + 1,
@@ -178,29 +202,6 @@ def _add_to_coco(coco: dict[str, list], file_name: str, scene: Scene) -> None:
                 **annotation,
             }
         )
-
-
-def _annotations(scene: Scene) -> Iterator[dict[str, Any]]:
-    objects = zip(scene.classes, scene.crowds, strict=True)
-    for number, (label, crowd) in enumerate(objects, start=1):
-        mask = scene.objects == number
-        rows, columns = (
-            np.flatnonzero(mask.any(1)),
-            np.flatnonzero(mask.any(0)),
-        )
-        outline = None if crowd else mask_to_polygon(mask)
-        yield {
-            'category_id': int(label),
-            'iscrowd': int(crowd),
-            'area': int(mask.sum()),
-            'bbox': [
-                int(columns[0]),
-                int(rows[0]),
-                int(columns[-1] - columns[0] + 1),
-                int(rows[-1] - rows[0] + 1),
-            ],
-            'segmentation': outline or mask_to_rle(mask),
-        }
 
 
 def _describe(scene: Scene) -> dict[str, float]:

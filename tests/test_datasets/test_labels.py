@@ -13,7 +13,7 @@ def test_a_mask_gives_the_classes_in_it() -> None:
 
 
 def test_a_mask_without_batch_axis_is_a_batch_of_one() -> None:
-    mask = torch.tensor([[1, 1, 0]], dtype=torch.uint8)
+    mask = torch.tensor([[1, 1], [0, 1], [1, 1]], dtype=torch.uint8)
     expected = torch.tensor([[1.0, 1.0]])
     torch.testing.assert_close(classes_in_mask(mask, 2), expected)
 

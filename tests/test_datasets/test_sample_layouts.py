@@ -11,7 +11,12 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from mmscope.datasets import SAMPLE_CLASSES, SAMPLE_PALETTE
-from mmscope.datasets.sample_layouts import mask_to_polygon, mask_to_rle
+from mmscope.datasets.sample_layouts import (
+    describe_objects,
+    mask_to_polygon,
+    mask_to_rle,
+)
+from mmscope.datasets.sample_scenes import Scene
 
 SPLITS = {'training': 'train', 'validation': 'val'}
 METAINFO = dict(classes=SAMPLE_CLASSES, palette=SAMPLE_PALETTE)
@@ -113,6 +118,22 @@ def test_there_are_polygons_run_lengths_and_crowds(
     assert kinds == {list, dict}
     assert 0 < len(crowds) < len(annotations) / 10
     assert all(isinstance(a['segmentation'], dict) for a in crowds)
+
+
+def test_a_crowd_of_one_piece_has_run_lengths() -> None:
+    objects = np.zeros((5, 6), dtype=np.int32)
+    objects[1:3, 1:3], objects[3:, 4:] = 1, 2
+    scene = Scene(
+        image=np.zeros((5, 6, 3), dtype=np.uint8),
+        objects=objects,
+        classes=np.array([3, 3]),
+        crowds=np.array([True, False]),
+        framed=False,
+        difficulty=1.0,
+    )
+    crowd, single = describe_objects(scene)
+    assert isinstance(crowd['segmentation'], dict)
+    assert isinstance(single['segmentation'], list)
 
 
 def test_mmdet_reads_the_instances(sample_root: Path, split: str) -> None:
