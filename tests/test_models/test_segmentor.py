@@ -1,9 +1,7 @@
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
@@ -12,74 +10,6 @@ from torch import Tensor
 
 from mmscope.models import MambaScopeSegmentor
 from mmscope.models.exit_supervision import content_mask, frozen_batch_norm
-
-BN = dict(type='BN')
-MODEL = ConfigDict(
-    type='mmscope.MambaScopeSegmentor',
-    data_preprocessor=dict(
-        type='mmscope.ScopeSegDataPreprocessor',
-        mean=[0.0, 0.0, 0.0],
-        std=[1.0, 1.0, 1.0],
-        size=(64, 96),
-        bgr_to_rgb=False,
-    ),
-    backbone=dict(
-        type='mmscope.MambaScopeBackbone',
-        arch=dict(embed_dims=32, num_layers=4, d_state=4),
-        img_size=(64, 96),
-        out_indices=(0, 1, 2, 3),
-        alpha=0.5,
-        eta=1.0,
-        exit_head=dict(type='mmscope.MultiLabelExitHead', num_classes=5),
-        exit_resolution='coarse',
-    ),
-    neck=dict(
-        type='Feature2Pyramid',
-        embed_dim=32,
-        rescales=[4, 2, 1, 0.5],
-        norm_cfg=BN,
-    ),
-    decode_head=dict(
-        type='UPerHead',
-        in_channels=[32] * 4,
-        in_index=[0, 1, 2, 3],
-        channels=16,
-        dropout_ratio=0.0,
-        num_classes=5,
-        norm_cfg=BN,
-        align_corners=False,
-    ),
-    auxiliary_head=dict(
-        type='FCNHead',
-        in_channels=32,
-        in_index=2,
-        channels=16,
-        num_convs=1,
-        num_classes=5,
-        norm_cfg=BN,
-    ),
-    coarse_decode_weight=0.4,
-    train_cfg=dict(),
-    test_cfg=dict(mode='whole'),
-)
-
-
-@pytest.fixture
-def make() -> Callable[..., MambaScopeSegmentor]:
-    """Build a tiny segmentor; options with dots reach into the config."""
-
-    def build(**options: object) -> MambaScopeSegmentor:
-        init_default_scope('mmseg')
-        cfg = copy.deepcopy(MODEL)
-        for path, value in options.items():
-            node, *rest = path.split('__')
-            if rest:
-                cfg[node][rest[0]] = value
-            else:
-                cfg[node] = value
-        return MODELS.build(ConfigDict(cfg)).eval()
-
-    return build
 
 
 def samples(sizes: list[tuple[int, int]], classes: int = 5) -> list:
@@ -114,8 +44,10 @@ def train_step(model: MambaScopeSegmentor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize('resolution', ['fine', 'coarse'])
 @pytest.mark.parametrize('weight', [0.0, 0.4])
-def test_one_step_trains_every_parameter(make, resolution, weight) -> None:
-    model = make(
+def test_one_step_trains_every_parameter(
+    make_segmentor, resolution, weight
+) -> None:
+    model = make_segmentor(
         backbone__exit_resolution=resolution, coarse_decode_weight=weight
     )
     losses = train_step(model)
@@ -131,8 +63,8 @@ def test_one_step_trains_every_parameter(make, resolution, weight) -> None:
     assert without == []
 
 
-def test_loss_weights_scale_their_terms(make) -> None:
-    model = make()
+def test_loss_weights_scale_their_terms(make_segmentor) -> None:
+    model = make_segmentor()
     weights = copy.deepcopy(model.state_dict())
     torch.manual_seed(1)
     once = train_step(model)
@@ -152,16 +84,18 @@ def test_loss_weights_scale_their_terms(make) -> None:
         )
 
 
-def test_exit_target_is_the_classes_of_the_mask(make) -> None:
+def test_exit_target_is_the_classes_of_the_mask(make_segmentor) -> None:
     mask = torch.full((1, 64, 96), 255)
     mask[0, :3, :3] = 4
     mask[0, 60:, 90:] = 1
     sample = SegDataSample(gt_sem_seg=PixelData(data=mask))
-    assert make()._exit_target([sample]).tolist() == [[0, 1, 0, 0, 1]]
+    assert make_segmentor()._exit_target([sample]).tolist() == [
+        [0, 1, 0, 0, 1]
+    ]
 
 
-def test_coarse_loss_leaves_batch_norm_alone(make) -> None:
-    model = make().train()
+def test_coarse_loss_leaves_batch_norm_alone(make_segmentor) -> None:
+    model = make_segmentor().train()
     data = samples([(64, 96)] * 2)
     result = model.backbone.scope(varied(2))
     before = copy.deepcopy(model.state_dict())
@@ -172,10 +106,10 @@ def test_coarse_loss_leaves_batch_norm_alone(make) -> None:
     assert all(m.training for m in model.decode_head.modules())
 
 
-def test_coarse_loss_decodes_as_inference_does(make) -> None:
+def test_coarse_loss_decodes_as_inference_does(make_segmentor) -> None:
     """Perfect targets for the inferred logits give the loss of these."""
     for resolution in ('fine', 'coarse'):
-        model = make(backbone__exit_resolution=resolution)
+        model = make_segmentor(backbone__exit_resolution=resolution)
         images = varied(2)
         predictions = [
             p.seg_logits.data for p in predict_at(model, list(images), 0.0)
@@ -202,8 +136,10 @@ def predict_at(
 
 
 @pytest.mark.parametrize('resolution', ['fine', 'coarse'])
-def test_mixed_batch_equals_each_image_alone(make, resolution) -> None:
-    model = make(backbone__exit_resolution=resolution)
+def test_mixed_batch_equals_each_image_alone(
+    make_segmentor, resolution
+) -> None:
+    model = make_segmentor(backbone__exit_resolution=resolution)
     model.backbone.exit_head.fc.weight.data *= 50
     images = list(varied(6))
     confidence = [p.exit_confidence for p in predict_at(model, images, 1.0)]
@@ -223,8 +159,8 @@ def test_mixed_batch_equals_each_image_alone(make, resolution) -> None:
         )
 
 
-def test_images_of_several_sizes_keep_their_order(make) -> None:
-    model = make(backbone__eta=0.5)
+def test_images_of_several_sizes_keep_their_order(make_segmentor) -> None:
+    model = make_segmentor(backbone__eta=0.5)
     sizes = [(64, 96), (70, 90), (64, 96), (40, 100), (96, 96)]
     images = [torch.randn(3, *size) for size in sizes]
     together = predict(model, images)
@@ -237,8 +173,8 @@ def test_images_of_several_sizes_keep_their_order(make) -> None:
         assert sample.exited == alone.exited
 
 
-def test_slide_inference_decides_for_each_window(make) -> None:
-    model = make(
+def test_slide_inference_decides_for_each_window(make_segmentor) -> None:
+    model = make_segmentor(
         test_cfg=dict(mode='slide', crop_size=(64, 96), stride=(32, 48))
     )
     model.backbone.exit_head.fc.weight.data *= 50
@@ -254,8 +190,8 @@ def test_slide_inference_decides_for_each_window(make) -> None:
     assert sample.pred_sem_seg.data.shape == (1, 64, 192)
 
 
-def test_padding_is_selected_last_in_every_window(make) -> None:
-    model = make(
+def test_padding_is_selected_last_in_every_window(make_segmentor) -> None:
+    model = make_segmentor(
         test_cfg=dict(mode='slide', crop_size=(64, 96), stride=(64, 96)),
         backbone__alpha=0.5,
     )
@@ -282,13 +218,13 @@ def test_padding_is_selected_last_in_every_window(make) -> None:
     assert {0, 1} < set(others[0].tolist())
 
 
-def test_edge_at_width_683_stays_where_it_is(make) -> None:
+def test_edge_at_width_683_stays_where_it_is(make_segmentor) -> None:
     """Padding must not stretch the mask over the image.
 
     The decoder is replaced by the mean brightness of each cell, which puts
     an edge of the image where the image has it.
     """
-    model = make()
+    model = make_segmentor()
     encode_decode, seen = model.encode_decode, []
 
     def remember(inputs: Tensor, metas: list[dict]) -> Tensor:
@@ -310,8 +246,8 @@ def test_edge_at_width_683_stays_where_it_is(make) -> None:
     assert edge.tolist() == [399]
 
 
-def test_prediction_without_samples(make) -> None:
-    model = make(backbone__eta=0.5)
+def test_prediction_without_samples(make_segmentor) -> None:
+    model = make_segmentor(backbone__eta=0.5)
     with torch.no_grad():
         (sample,) = model(torch.randn(1, 3, 64, 96), mode='predict')
         data = dict(inputs=[torch.randn(3, 70, 90)])
@@ -321,8 +257,8 @@ def test_prediction_without_samples(make) -> None:
     assert other.pred_sem_seg.data.shape == (1, 70, 90)
 
 
-def test_backbone_in_an_unmodified_segmentor(make) -> None:
-    cfg = copy.deepcopy(MODEL)
+def test_backbone_in_an_unmodified_segmentor(segmentor_config) -> None:
+    cfg = segmentor_config
     del cfg['coarse_decode_weight']
     cfg['type'] = 'EncoderDecoder'
     cfg['data_preprocessor'] = dict(
@@ -374,15 +310,15 @@ def test_content_mask_and_frozen_batch_norm() -> None:
         ),
     ],
 )
-def test_bad_arguments(make, options, error, message) -> None:
+def test_bad_arguments(make_segmentor, options, error, message) -> None:
     with pytest.raises(error, match=message):
-        make(**options)
+        make_segmentor(**options)
 
 
-def test_labels_beyond_the_classes_name_the_mask(make) -> None:
+def test_labels_beyond_the_classes_name_the_mask(make_segmentor) -> None:
     sample = SegDataSample(
         gt_sem_seg=PixelData(data=torch.full((1, 8, 8), 9)),
         metainfo=dict(seg_map_path='masks/bad.png'),
     )
     with pytest.raises(ValueError, match=r'masks/bad.png: .*9'):
-        make()._exit_target([sample])
+        make_segmentor()._exit_target([sample])
