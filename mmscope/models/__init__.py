@@ -3,7 +3,8 @@
 from mmscope.utils.versions import installed_version
 
 from .exit_head import MultiLabelExitHead, SingleLabelExitHead
-from .mambascope import MambaScopeBackbone, ScopeResult
+from .mambascope import MambaScopeBackbone
+from .scope_result import ScopeResult
 from .vision_mamba import VisionMambaBackbone
 
 __all__ = [

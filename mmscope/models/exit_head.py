@@ -12,8 +12,8 @@ from mmscope.scope import (
     multi_label_confidence,
     single_label_confidence,
 )
+from mmscope.scope.checks import check_choice
 from mmscope.scope.confidence import MULTI_LABEL_CONFIDENCES
-from mmscope.scope.importance import check_choice
 
 
 class ExitHead(BaseModule, metaclass=ABCMeta):

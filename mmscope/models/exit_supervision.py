@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmscope.scope.importance import check_choice
+from mmscope.scope.checks import check_choice
 from mmscope.scope.losses import CONSISTENCIES
 
-from .mambascope import MambaScopeBackbone, ScopeResult
+from .mambascope import MambaScopeBackbone
+from .scope_result import ScopeResult
 
 
 class ExitSupervision(nn.Module):

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from mmscope.ops import bidirectional_scan
 from mmscope.scope import importance_score
+from mmscope.scope.checks import check_choice
+from mmscope.scope.importance import DIRECTIONS, METRICS
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -40,6 +42,25 @@ class ScoreMetric(NamedTuple):
     metric: str = 'max_softplus'
     direction: str = 'max'
     num_top: int = 8
+
+    @classmethod
+    def parse(cls, importance: str | dict) -> 'ScoreMetric':
+        """Read the ``importance`` argument of a backbone.
+
+        Raises:
+            ValueError: it has other keys, or unknown choices.
+        """
+        if isinstance(importance, str):
+            importance = dict(metric=importance)
+        unknown = set(importance) - set(cls._fields)
+        if unknown:
+            raise ValueError(
+                f'importance takes {cls._fields}, got {sorted(unknown)}'
+            )
+        parsed = cls(**importance)
+        check_choice('importance metric', parsed.metric, METRICS)
+        check_choice('importance direction', parsed.direction, DIRECTIONS)
+        return parsed
 
     @property
     def fused(self) -> bool:

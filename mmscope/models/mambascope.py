@@ -1,7 +1,6 @@
 """MambaScope: a coarse pass, early exit, and a selective fine pass."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,88 +24,29 @@ from mmscope.scope import (
     tokens_to_map,
 )
 from mmscope.scope.assembly import CLS_POSITIONS, TOKEN_ORDERS
-from mmscope.scope.importance import DIRECTIONS, METRICS, check_choice
+from mmscope.scope.checks import check_choice, check_share
 
 from .layers import ScoreMetric
 from .reuse import REUSES, FeatureReuse
+from .scope_result import (
+    CoarseStage,
+    Decision,
+    FineStage,
+    ScopeResult,
+    exited_result,
+    merge_refined,
+    refined_result,
+)
 from .vim_encoder import VimEncoder, resize_pos_embed
 
-EXIT_RESOLUTIONS = ('fine', 'coarse')
-UNSELECTED = ('embedding', 'feature')
-
-
-class CoarseStage(NamedTuple):
-    """What the coarse pass leaves for the fine one.
-
-    Attributes:
-        tokens: Input embeddings, (B, N_c, C).
-        features: Output tokens after the final norm (B, N_c, C), or None
-            where nothing reads them.
-        cls: Class token after the final norm (B, C), or None likewise.
-        maps: One (B, C, h / 2, w / 2) for each level.
-        importance: (B, N_c).
-    """
-
-    tokens: Tensor
-    features: Tensor | None
-    cls: Tensor | None
-    maps: tuple[Tensor, ...]
-    importance: Tensor
-
-    def rows(self, index: Tensor) -> 'CoarseStage':
-        """Keep some images of the batch."""
-        return CoarseStage(
-            *(
-                tuple(m[index] for m in value)
-                if isinstance(value, tuple)
-                else value
-                if value is None
-                else value[index]
-                for value in self
-            )
-        )
-
-
-class FineStage(NamedTuple):
-    """What the fine pass returns.
-
-    Attributes:
-        maps: One (B, C, h, w) for each level.
-        cls: Class token after the final norm (B, C), or None where nothing
-            reads it.
-        selected: Refined coarse cells, (B, k).
-    """
-
-    maps: tuple[Tensor, ...]
-    cls: Tensor | None
-    selected: Tensor
-
-
-class ScopeResult(NamedTuple):
-    """Features of a batch and how each image came by them.
-
-    Attributes:
-        features: One (B, C, h, w) for each level, from the pass that the
-            image ended in; coarse ones are repeated over 2x2 cells.
-        coarse_features: One (B, C, h / 2, w / 2) for each level.
-        coarse_logits: Exit head on the coarse class token, (B, K), or None
-            without exit head.
-        fine_logits: Exit head on the fine class token, (B, K), NaN where
-            exited; or None without exit head.
-        exited: Which images kept their coarse answer, (B,) bool.
-        confidence: Of the coarse answer (B,), NaN without exit head.
-        importance: Of the coarse cells, (B, N_c).
-        selected: Refined coarse cells (B, k), -1 where exited.
-    """
-
-    features: tuple[Tensor, ...]
-    coarse_features: tuple[Tensor, ...]
-    coarse_logits: Tensor | None
-    fine_logits: Tensor | None
-    exited: Tensor
-    confidence: Tensor
-    importance: Tensor
-    selected: Tensor
+CHOICES = dict(
+    out_type=('featmap',),
+    reuse=REUSES,
+    unselected=('embedding', 'feature'),
+    cls_position=CLS_POSITIONS,
+    token_order=TOKEN_ORDERS,
+    exit_resolution=('fine', 'coarse'),
+)
 
 
 @MODELS.register_module()
@@ -199,22 +139,15 @@ class MambaScopeBackbone(VimEncoder):
         with_cp: bool = False,
         frozen_stages: int = -1,
     ) -> None:
-        check_choice('out_type', out_type, ('featmap',))
-        check_choice('reuse', reuse, REUSES)
-        check_choice('unselected', unselected, UNSELECTED)
-        check_choice('cls_position', cls_position, CLS_POSITIONS)
-        check_choice('token_order', token_order, TOKEN_ORDERS)
-        check_choice('exit_resolution', exit_resolution, EXIT_RESOLUTIONS)
-        check_share('alpha', alpha)
-        check_share('eta', eta)
-        check_share('beta', beta)
-        if beta == 1:
-            raise ValueError('beta must be below 1, where no score counts')
-        if exit_head is None and eta != 1:
-            raise ValueError(
-                f'eta={eta} needs an exit_head to judge confidence; give one, '
-                'or set eta=1'
-            )
+        _check_options(
+            out_type=out_type,
+            reuse=reuse,
+            unselected=unselected,
+            cls_position=cls_position,
+            token_order=token_order,
+            exit_resolution=exit_resolution,
+        )
+        _check_numbers(alpha, beta, eta, exit_head)
         if reuse_cls and reuse == 'none':
             raise ValueError("reuse_cls=True needs reuse='mlp' or 'linear'")
         needs_final_norm = (
@@ -236,7 +169,7 @@ class MambaScopeBackbone(VimEncoder):
             init_cfg=init_cfg,
         )
         self.alpha, self.beta, self.eta = alpha, beta, eta
-        self.score_metric = _score_metric(importance)
+        self.score_metric = ScoreMetric.parse(importance)
         self.score_layers = self._check_score_layers(score_layers)
         self.reuse_cls = reuse_cls
         self.unselected = unselected
@@ -258,7 +191,6 @@ class MambaScopeBackbone(VimEncoder):
             self.coarse_cls_pos_embed = self.coarse_pos_embed = None
         self.reset_parameters()
         self._freeze_unread()
-        self._warned_of_exit_head = False
 
     def _freeze_unread(self) -> None:
         """Leave no trainable parameter without gradient, as DDP asks."""
@@ -294,8 +226,8 @@ class MambaScopeBackbone(VimEncoder):
         Returns:
             One (B, C, H / P, W / P) for each of ``out_indices``.
         """
-        if self.training and self.exit_head and not self._warned_of_exit_head:
-            self._warned_of_exit_head = True
+        if self.training and self.exit_head is not None:
+            # the logger shows a warning once
             MMLogger.get_current_instance().warning(
                 'the exit head gets no gradient from this model: train with '
                 'exit_head=None and eta=1, or use '
@@ -331,24 +263,19 @@ class MambaScopeBackbone(VimEncoder):
         x = self.pad(x)
         valid = self._check_valid(valid, x)
         coarse = self.encode_coarse(x)
-        logits, confidence = self._judge(coarse)
-        exited = exits(confidence, eta if self.alpha > 0 else 0)
-        if self.exit_head is not None and 0 < eta < 1 and self.alpha > 0:
-            # the one synchronisation with the host
-            hard = exited.logical_not().nonzero().squeeze(1)
-            num_hard = len(hard)
-        else:
-            num_hard = len(x) if eta > 0 and self.alpha > 0 else 0
-        if num_hard == 0:
-            return self._all_exited(coarse, logits, exited, confidence)
-        if num_hard == len(x):
+        decision = self._decide(coarse, eta)
+        num = num_selected(self.alpha, coarse.importance.shape[1])
+        hard = self._hard_rows(decision, eta)
+        if len(hard) == 0:
+            return exited_result(coarse, decision, num)
+        if len(hard) == len(x):
             fine = self.encode_fine(x, coarse, valid)
-            return self._all_refined(coarse, fine, logits, exited, confidence)
+            return refined_result(coarse, decision, fine)
         fine = self.encode_fine(
             x[hard], coarse.rows(hard), None if valid is None else valid[hard]
         )
-        easy = self._all_exited(coarse, logits, exited, confidence)
-        return self._merge(easy, hard, fine)
+        easy = exited_result(coarse, decision, num)
+        return merge_refined(easy, hard, fine)
 
     def encode_coarse(self, x: Tensor) -> CoarseStage:
         """Encode the half-size image (Eq. 5).
@@ -399,10 +326,11 @@ class MambaScopeBackbone(VimEncoder):
         for norm, level in zip(self.level_norms, out.levels, strict=True):
             fine, others, _ = split_fine_sequence(norm(level), layout)
             maps.append(mixed_tokens_to_map(fine, others, layout, grid))
-        cls = None
+        logits = None
         if self.exit_head is not None:
             cls = self.norm_f(split_fine_sequence(out.last, layout)[2])
-        return FineStage(tuple(maps), cls, selected)
+            logits = self.exit_head(cls)
+        return FineStage(tuple(maps), logits, selected)
 
     def _fine_sequence(
         self,
@@ -482,105 +410,44 @@ class MambaScopeBackbone(VimEncoder):
             )
         return valid.flatten(1)
 
-    def _judge(self, coarse: CoarseStage) -> tuple[Tensor | None, Tensor]:
-        """Coarse logits, or None, and the confidence in them."""
+    def _decide(self, coarse: CoarseStage, eta: float) -> Decision:
+        """Judge the coarse answers; eta = 0 where nothing can be refined."""
         if self.exit_head is None:
-            unknown = torch.full(
-                coarse.importance.shape[:1],
-                torch.nan,
-                device=coarse.importance.device,
-            )
-            return None, unknown
-        logits = self.exit_head(coarse.cls)
-        return logits, self.exit_head.confidence(logits)
+            logits = None
+            confidence = torch.full_like(coarse.importance[:, 0], torch.nan)
+        else:
+            logits = self.exit_head(coarse.cls)
+            confidence = self.exit_head.confidence(logits)
+        exited = exits(confidence, eta if self.alpha > 0 else 0)
+        return Decision(logits, confidence, exited)
 
-    def _all_exited(
-        self,
-        coarse: CoarseStage,
-        logits: Tensor | None,
-        exited: Tensor,
-        confidence: Tensor,
-    ) -> ScopeResult:
-        batch, num_coarse = coarse.importance.shape
-        num = num_selected(self.alpha, num_coarse)
-        return ScopeResult(
-            features=tuple(
-                F.interpolate(m, scale_factor=2, mode='nearest')
-                for m in coarse.maps
-            ),
-            coarse_features=coarse.maps,
-            coarse_logits=logits,
-            fine_logits=None
-            if logits is None
-            else torch.full_like(logits, torch.nan),
-            exited=exited,
-            confidence=confidence,
-            importance=coarse.importance,
-            selected=torch.full(
-                (batch, num), -1, device=coarse.importance.device
-            ),
-        )
-
-    def _all_refined(
-        self,
-        coarse: CoarseStage,
-        fine: FineStage,
-        logits: Tensor | None,
-        exited: Tensor,
-        confidence: Tensor,
-    ) -> ScopeResult:
-        return ScopeResult(
-            features=fine.maps,
-            coarse_features=coarse.maps,
-            coarse_logits=logits,
-            fine_logits=None if logits is None else self.exit_head(fine.cls),
-            exited=exited,
-            confidence=confidence,
-            importance=coarse.importance,
-            selected=fine.selected,
-        )
-
-    def _merge(
-        self, easy: ScopeResult, hard: Tensor, fine: FineStage
-    ) -> ScopeResult:
-        """Write the refined images back into the batch."""
-        return easy._replace(
-            features=tuple(
-                replace_rows(old, hard, new)
-                for old, new in zip(easy.features, fine.maps, strict=True)
-            ),
-            fine_logits=replace_rows(
-                easy.fine_logits, hard, self.exit_head(fine.cls)
-            ),
-            selected=replace_rows(easy.selected, hard, fine.selected),
-        )
+    def _hard_rows(self, decision: Decision, eta: float) -> Tensor:
+        """Images to refine, (K,); asks the device only if it has to."""
+        batch, device = len(decision.exited), decision.exited.device
+        if self.alpha == 0 or eta == 0:
+            return torch.empty(0, dtype=torch.long, device=device)
+        if eta == 1:
+            return torch.arange(batch, device=device)
+        # the one synchronisation with the host
+        return decision.exited.logical_not().nonzero().squeeze(1)
 
 
-def replace_rows(old: Tensor, index: Tensor, new: Tensor) -> Tensor:
-    """Copy ``old`` (B, ...) with the rows at ``index`` (K,) replaced."""
-    return old.index_copy(0, index, new.to(old.dtype))
+def _check_options(**options: str) -> None:
+    """Refuse options that are none of their choices."""
+    for name, value in options.items():
+        check_choice(name, value, CHOICES[name])
 
 
-def check_share(name: str, value: float) -> None:
-    """Refuse a ``value`` outside [0, 1].
-
-    Raises:
-        ValueError: it is.
-    """
-    if not 0 <= value <= 1:
-        raise ValueError(f'{name} must be in [0, 1], got {value}')
-
-
-def _score_metric(importance: str | dict) -> ScoreMetric:
-    """Check and complete the ``importance`` argument of the backbone."""
-    if isinstance(importance, str):
-        importance = dict(metric=importance)
-    unknown = set(importance) - set(ScoreMetric._fields)
-    if unknown:
+def _check_numbers(
+    alpha: float, beta: float, eta: float, exit_head: dict | None
+) -> None:
+    """Refuse shares out of range, and an eta that nothing can judge."""
+    for name, value in dict(alpha=alpha, beta=beta, eta=eta).items():
+        check_share(name, value)
+    if beta == 1:
+        raise ValueError('beta must be below 1, where no score counts')
+    if exit_head is None and eta != 1:
         raise ValueError(
-            f'importance takes {ScoreMetric._fields}, got {sorted(unknown)}'
+            f'eta={eta} needs an exit_head to judge confidence; give one, '
+            'or set eta=1'
         )
-    metric = ScoreMetric(**importance)
-    check_choice('importance metric', metric.metric, METRICS)
-    check_choice('importance direction', metric.direction, DIRECTIONS)
-    return metric

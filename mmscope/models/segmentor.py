@@ -17,7 +17,7 @@ from .exit_supervision import (
     content_mask,
     frozen_batch_norm,
 )
-from .mambascope import ScopeResult, replace_rows
+from .scope_result import ScopeResult, replace_rows
 
 require('mmseg')
 

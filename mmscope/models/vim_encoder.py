@@ -169,7 +169,6 @@ class VimEncoder(BaseModule):
         )
         self.register_load_state_dict_pre_hook(_resize_loaded_pos_embeds)
         self.reset_parameters()
-        self._warned_of_padding = False
 
     def _check_out_indices(self, out_indices: Sequence[int]) -> tuple:
         out_indices = tuple(out_indices)
@@ -281,15 +280,13 @@ class VimEncoder(BaseModule):
         height, width = (-side % self.size_divisor for side in x.shape[2:])
         if not height and not width:
             return x
-        if not self._warned_of_padding:
-            self._warned_of_padding = True
-            MMLogger.get_current_instance().warning(
-                'the backbone pads images of size %s to multiples of %d; set '
-                "the data preprocessor's size_divisor (mmseg: also in its "
-                'test_cfg) so that predictions stay aligned',
-                tuple(x.shape[2:]),
-                self.size_divisor,
-            )
+        # the logger shows a warning once
+        MMLogger.get_current_instance().warning(
+            'the backbone pads images to multiples of %d, and predictions '
+            "are stretched; set the data preprocessor's size_divisor (mmseg: "
+            'also in its test_cfg)',
+            self.size_divisor,
+        )
         return F.pad(x, (0, width, 0, height))
 
     def encode(

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mmscope.registry import MODELS
 from mmscope.scope import insert_cls, split_cls, tokens_to_map
-from mmscope.scope.importance import check_choice
+from mmscope.scope.checks import check_choice
 
 from .vim_encoder import VimEncoder, resize_pos_embed
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .importance import check_choice
+from .checks import check_choice
 from .routing import coarse_to_fine_index
 
 CLS_POSITIONS = ('first', 'middle', 'last')

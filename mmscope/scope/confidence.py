@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .importance import check_choice
+from .checks import check_choice
 
 MULTI_LABEL_CONFIDENCES = ('mean_positive', 'max', 'min_positive', 'certainty')
 

@@ -4,18 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import check_choice
+
 METRICS = ('max_softplus', 'softplus', 'no_clip', 'clip', 'l2', 'topk')
 DIRECTIONS = ('max', 'sum')
-
-
-def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a ``value`` that is not one of the ``allowed`` names.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if value not in allowed:
-        raise ValueError(f'{name} must be one of {allowed}, got {value!r}')
 
 
 def importance_score(

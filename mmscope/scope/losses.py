@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from .importance import check_choice
+from .checks import check_choice
 
 CONSISTENCIES = ('teacher', 'eq21')
 LABELS = ('single', 'multi', 'dense')
