@@ -46,7 +46,7 @@ model = dict(
         img_size=160,
         out_indices=(1, 2, 3, 5),
         alpha=0.8,
-        eta=0.7,
+        eta=0.8,
         exit_head=dict(type='mmscope.MultiLabelExitHead', num_classes=8),
         exit_resolution='coarse',
     ),

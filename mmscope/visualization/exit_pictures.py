@@ -139,7 +139,7 @@ def draw_contact_sheet(
                 fontweight='bold' if chosen else None,
             )
             axis.set_axis_off()
-    figure.suptitle(f'eta = {eta:g}: exits above, refined below', y=1.0)
+    figure.suptitle(f'eta = {eta:g}: exits above, refined below')
     _save(figure, path)
 
 
