@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
+from mmscope.models.scope_result import CoarseStage
 from mmscope.models.vim_encoder import Encoded
 from mmscope.registry import MODELS
 from mmscope.scope import multi_label_confidence
@@ -292,6 +293,52 @@ def test_fine_pass_of_patches_that_carry_their_ids(
             cell, fine = row // 2 * 5 + column // 2, row * 10 + column
             value = fine if cell in (1, 7, 13) else 100 + cell
             assert result.features[1][0, 0, row, column] == value
+
+
+@pytest.mark.parametrize('reuse_cls', [False, True])
+def test_reused_features_reach_the_four_cells_of_their_token(
+    make_net, reuse_cls
+) -> None:
+    """Coarse output tokens that carry ids, added to fine tokens of zero."""
+    net = make_net(alpha=0.2, reuse_cls=reuse_cls)
+    net.patch_embed.proj.weight.data.zero_()
+    net.patch_embed.proj.bias.data.zero_()
+    for parameter in net.parameters(recurse=False):
+        parameter.data.zero_()
+    net.reuse = torch.nn.Identity()
+    ids = torch.arange(15.0).view(1, -1, 1).expand(1, -1, 32)
+    importance = torch.zeros(1, 15)
+    importance[:, [1, 7, 13]] = 1.0
+    coarse = CoarseStage(
+        tokens=torch.full((1, 15, 32), -1.0),
+        features=ids,
+        cls=torch.full((1, 32), 50.0),
+        maps=(),
+        importance=importance,
+    )
+    sequences = []
+
+    def stub(x: Tensor) -> Encoded:
+        sequences.append(x[0, :, 0].tolist())
+        return Encoded((x, x), x, None)
+
+    net.encode = stub
+    net.encode_fine(torch.rand(1, 3, 96, 160), coarse)
+    # the fine cells in raster order: 2 3, 12 13, 24 25, 34 35, 46 47, 56 57
+    parents = [1, 1, 1, 1, 7, 7, 7, 7, 13, 13, 13, 13]
+    cls = 50.0 if reuse_cls else 0.0
+    expected = [*parents[:6], cls, *parents[6:], *[-1] * 12]
+    assert sequences == [expected]
+
+    # neighbours in a row: their cells interleave
+    importance = torch.zeros(1, 15)
+    importance[:, [1, 2, 7]] = 1.0
+    net.encode_fine(
+        torch.rand(1, 3, 96, 160), coarse._replace(importance=importance)
+    )
+    parents = [1, 1, 2, 2, 1, 1, 2, 2, 7, 7, 7, 7]
+    expected = [*parents[:6], cls, *parents[6:], *[-1] * 12]
+    assert sequences[1] == expected
 
 
 def test_exited_image_repeats_its_coarse_map(make_net) -> None:
