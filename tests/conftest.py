@@ -1,13 +1,27 @@
 """Small networks and data that tests share."""
 
 import os
-from collections.abc import Callable
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmseg.visualization import SegLocalVisualizer
 
-from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
+from mmscope.datasets import write_sample_data
+from mmscope.engine.launch import build_runner, load_config, set_resume
+from mmscope.models import (
+    MambaScopeBackbone,
+    VisionMambaBackbone,
+)
 
 ROOT = Path(__file__).parents[1]
 TINY = dict(
@@ -16,6 +30,112 @@ TINY = dict(
     out_indices=(1, 3),
 )
 HEAD = dict(type='mmscope.MultiLabelExitHead', num_classes=5)
+# a UperNet that trains a step in a tenth of a second, with all that is random
+# in the real one: crops, flips, colours, dropout and drop path
+TINY_CONFIG = """
+_base_ = '{root}/configs/upernet/{base}.py'
+width, size = 32, (64, 96)
+train_pipeline = [
+    {{{{_base_.load_image}}}},
+    {{{{_base_.load_mask}}}},
+    dict(
+        type='RandomResize',
+        scale=(192, 96),
+        ratio_range=(0.5, 2.0),
+        keep_ratio=True,
+    ),
+    dict(type='RandomCrop', crop_size=size, cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    {{{{_base_.load_image}}}},
+    dict(type='Resize', scale=(192, 96), keep_ratio=True),
+    {{{{_base_.load_mask}}}},
+    dict(type='PackSegInputs'),
+]
+arch = dict(_delete_=True, embed_dims=width, num_layers=4, d_state=4)
+model = dict(
+    data_preprocessor=dict(size=size),
+    backbone=dict(
+        arch=arch, img_size=size, out_indices=(0, 1, 2, 3), drop_path_rate=0.2
+    ),
+    neck=dict(embed_dim=width),
+    decode_head=dict(in_channels=[width] * 4, channels=width),
+    auxiliary_head=dict(in_channels=width, channels=width),
+)
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    dataset=dict(data_root='{data}', pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    num_workers=0,
+    dataset=dict(data_root='{data}', pipeline=test_pipeline, indices=3),
+)
+test_dataloader = val_dataloader
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=4),
+    dict(type='PolyLR', power=1.0, by_epoch=False, begin=4, end=9),
+]
+train_cfg = dict(max_iters=9, val_interval=4)
+default_hooks = dict(
+    logger=dict(interval=1), checkpoint=dict(interval=4)
+)
+"""
+
+
+BN = dict(type='BN')
+SEGMENTOR = ConfigDict(
+    type='mmscope.MambaScopeSegmentor',
+    data_preprocessor=dict(
+        type='mmscope.ScopeSegDataPreprocessor',
+        mean=[0.0, 0.0, 0.0],
+        std=[1.0, 1.0, 1.0],
+        size=(64, 96),
+        bgr_to_rgb=False,
+    ),
+    backbone=dict(
+        type='mmscope.MambaScopeBackbone',
+        arch=dict(embed_dims=32, num_layers=4, d_state=4),
+        img_size=(64, 96),
+        out_indices=(0, 1, 2, 3),
+        alpha=0.5,
+        eta=1.0,
+        exit_head=dict(type='mmscope.MultiLabelExitHead', num_classes=5),
+        exit_resolution='coarse',
+    ),
+    neck=dict(
+        type='Feature2Pyramid',
+        embed_dim=32,
+        rescales=[4, 2, 1, 0.5],
+        norm_cfg=BN,
+    ),
+    decode_head=dict(
+        type='UPerHead',
+        in_channels=[32] * 4,
+        in_index=[0, 1, 2, 3],
+        channels=16,
+        dropout_ratio=0.0,
+        num_classes=5,
+        norm_cfg=BN,
+        align_corners=False,
+    ),
+    auxiliary_head=dict(
+        type='FCNHead',
+        in_channels=32,
+        in_index=2,
+        channels=16,
+        num_convs=1,
+        num_classes=5,
+        norm_cfg=BN,
+    ),
+    coarse_decode_weight=0.4,
+    train_cfg=dict(),
+    test_cfg=dict(mode='whole'),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +164,7 @@ def make_vim() -> Callable[..., VisionMambaBackbone]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def real_data() -> Path:
     """Folder with real samples of ADE20K and COCO."""
     default = ROOT.parent / 'shared' / 'data'
@@ -52,3 +172,83 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f'no real data at {folder}; set MMSCOPE_REAL_DATA')
     return folder
+
+
+@pytest.fixture(scope='session')
+def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One small set of sample data for all tests that only read it."""
+    root = tmp_path_factory.mktemp('sample') / 'data'
+    write_sample_data(root, num_train=12, num_val=6, size=(96, 144))
+    return root
+
+
+@pytest.fixture(scope='session')
+def tiny_config(
+    tmp_path_factory: pytest.TempPathFactory, sample_root: Path
+) -> Callable[..., Path]:
+    """Write the config of a tiny UperNet; more lines change it."""
+
+    def write(
+        more: str = '',
+        base: str = 'mambascope_t_ade20k',
+        data: Path = sample_root,
+    ) -> Path:
+        path = tmp_path_factory.mktemp('config') / 'tiny.py'
+        text = TINY_CONFIG.format(root=ROOT, base=base, data=data)
+        path.write_text(text + more)
+        return path
+
+    return write
+
+
+@contextmanager
+def single_run() -> Iterator[None]:
+    """Let a Runner start from nothing, on one thread.
+
+    mmengine keeps loggers, message hubs and visualizers by name. For tiny
+    networks, two threads would only wait for each other.
+    """
+    kept = (MMLogger, MessageHub, DefaultScope, SegLocalVisualizer)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for manager in kept:
+        manager._instance_dict.clear()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        for manager in kept:
+            manager._instance_dict.clear()
+
+
+@pytest.fixture(scope='session')
+def train() -> Callable[..., Runner]:
+    """Train in this process as tools/train.py does."""
+
+    def run(
+        config: Path, work_dir: Path, *hooks: Hook, resume: str = ''
+    ) -> Runner:
+        with single_run():
+            cfg = load_config(str(config), str(work_dir))
+            if resume:
+                set_resume(cfg, resume)
+            runner = build_runner(cfg, 'none', ('train', 'val'))
+            for hook in hooks:
+                runner.register_hook(hook, 'LOWEST')
+            runner.train()
+            return runner
+
+    return run
+
+
+@pytest.fixture
+def run_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run a file of tools/ in this process, which saves seconds."""
+
+    def run(tool: str, *arguments: object) -> None:
+        path = str(ROOT / 'tools' / tool)
+        monkeypatch.setattr(sys, 'argv', [path, *map(str, arguments)])
+        with single_run():
+            runpy.run_path(path, run_name='__main__')
+
+    return run

@@ -43,8 +43,18 @@ class AlphaScheduleHook(Hook):
         self.alpha: float | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Remember the alpha of the config."""
-        self.alpha = unwrap(runner.model).backbone.alpha
+        """Remember the alpha of the config.
+
+        Raises:
+            TypeError: the backbone has none.
+        """
+        backbone = unwrap(runner.model).backbone
+        if not hasattr(backbone, 'alpha'):
+            raise TypeError(
+                'AlphaScheduleHook needs a MambaScopeBackbone, got '
+                f'{type(backbone).__name__}'
+            )
+        self.alpha = backbone.alpha
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
@@ -66,7 +76,7 @@ class AlphaScheduleHook(Hook):
     def _set(runner: Runner, alpha: float) -> None:
         backbone = unwrap(runner.model).backbone
         if backbone.alpha != alpha:
-            runner.logger.info('alpha is %s from here on', alpha)
+            runner.logger.info('alpha is now %s', alpha)
             backbone.alpha = alpha
 
 
@@ -86,8 +96,12 @@ class RandomStateHook(Hook):
         self._before_val: dict | None = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Put the random states into a checkpoint."""
-        checkpoint['random_state'] = random_state()
+        """Put the random states into a checkpoint.
+
+        CheckpointHook writes once more within a validation that found a new
+        best model: training goes on with the states from before it.
+        """
+        checkpoint['random_state'] = self._before_val or random_state()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep the states of a checkpoint that training resumes from."""
@@ -118,6 +132,7 @@ class RandomStateHook(Hook):
     def after_val(self, runner: Runner) -> None:
         """Go on as if there had been no validation."""
         set_random_state(self._before_val, tuple(self._before_val))
+        self._before_val = None
 
 
 def random_state() -> dict:
@@ -141,17 +156,24 @@ def set_random_state(state: dict, names: tuple[str, ...]) -> None:
         python=random.setstate,
         numpy=np.random.set_state,
         torch=lambda s: torch.set_rng_state(s.cpu()),
-        cuda=lambda s: torch.cuda.set_rng_state_all([x.cpu() for x in s]),
+        cuda=_set_cuda_states,
     )
     for name in names:
         setters[name](state[name])
+
+
+def _set_cuda_states(states: list[Tensor]) -> None:
+    """Restore the states of the GPUs that are here."""
+    here = states[: torch.cuda.device_count()]
+    torch.cuda.set_rng_state_all([state.cpu() for state in here])
 
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
     """Stop training at the first loss or weight that is not finite.
 
-    Checkpoints written before stay; none is written with such weights.
+    It looks before the CheckpointHook does anything, so that checkpoints
+    written before stay and none is written with such weights.
     """
 
     priority = 'VERY_HIGH'
@@ -163,34 +185,24 @@ class FiniteLossHook(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        """Check the losses of an iteration.
+        """Check the losses and the new weights of an iteration.
 
         Raises:
             FloatingPointError: one of them is not finite.
         """
-        bad = {
-            name: value.item()
-            for name, value in (outputs or {}).items()
-            if isinstance(value, Tensor) and not value.isfinite().all()
-        }
+        losses = _floats(outputs or {})
+        weights = _floats(unwrap(runner.model).state_dict())
+        # one number, so that a GPU is waited for once
+        values = [v.sum(dtype=torch.float32) for v in losses.values()]
+        values += [v.sum(dtype=torch.float32) for v in weights.values()]
+        if torch.stack(values).isfinite().all():
+            return
+        bad = {n: v.item() for n, v in losses.items() if not v.isfinite()}
         if bad:
-            raise FloatingPointError(
-                self._message(runner, f'losses are {bad}')
-            )
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check the weights that are about to be saved.
-
-        Raises:
-            FloatingPointError: one of them is not finite.
-        """
-        bad = [
-            name
-            for name, value in checkpoint['state_dict'].items()
-            if not value.isfinite().all()
-        ]
-        if bad:
-            text = f'weights are not finite: {bad[:4]}'
+            raise FloatingPointError(self._message(runner, f'losses {bad}'))
+        names = [n for n, v in weights.items() if not v.isfinite().all()]
+        if names:
+            text = f'weights {names[:4]} ({len(names)} in all)'
             raise FloatingPointError(self._message(runner, text))
 
     @staticmethod
@@ -199,10 +211,19 @@ class FiniteLossHook(Hook):
         kept = (
             f'the last good checkpoint is {last}'
             if last
-            else ('no checkpoint had been written')
+            else 'no checkpoint had been written'
         )
         return (
-            f'training stopped at iteration {runner.iter + 1}: {what}; '
-            f'{kept}. Lower the learning rate, clip gradients, or train '
-            'without --amp'
+            f'training stopped at iteration {runner.iter + 1}: {what} not '
+            f'finite; {kept}. Lower the learning rate, clip gradients, or '
+            'train without --amp'
         )
+
+
+def _floats(values: dict) -> dict[str, Tensor]:
+    """The floating-point tensors among some values, without gradients."""
+    return {
+        name: value.detach()
+        for name, value in values.items()
+        if isinstance(value, Tensor) and value.is_floating_point()
+    }

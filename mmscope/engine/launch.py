@@ -1,16 +1,19 @@
 """What tools/train.py and tools/test.py do to a config before a run."""
 
-import os
+import atexit
+import gc
 from pathlib import Path
 
 import mmengine
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import init_dist, is_distributed
-from mmengine.runner import Runner
+from mmengine.dist import is_distributed, master_only
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmscope.datasets.layout import check_dataset
 from mmscope.utils.checkpoint import CheckpointError, read_state_dict
+
+from .hooks import unwrap
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -81,11 +84,10 @@ def set_resume(cfg: Config, source: str) -> None:
         CheckpointError: it is truncated or no checkpoint.
     """
     cfg.resume = True
-    if source == 'auto':
-        cfg.load_from = None
-        return
-    read_state_dict(source)
-    cfg.load_from = source
+    cfg.load_from = None if source == 'auto' else source
+    path = cfg.load_from or find_latest_checkpoint(cfg.work_dir)
+    if path is not None:  # else training starts from the beginning
+        read_state_dict(path)
 
 
 def set_pictures(cfg: Config, folder: str) -> None:
@@ -106,6 +108,7 @@ def set_output(cfg: Config, folder: str) -> None:
         cfg.exit_metric = dict(out_file=str(Path(folder) / 'exits.json'))
 
 
+@master_only
 def save_metrics(metrics: dict, cfg: Config, folder: str) -> None:
     """Write metrics.json: the metrics and the eta that they hold for."""
     record = {k: float(v) for k, v in metrics.items()}
@@ -117,19 +120,36 @@ def save_metrics(metrics: dict, cfg: Config, folder: str) -> None:
 def load_checkpoint(runner: Runner, path: str) -> None:
     """Load weights for testing, all of them.
 
-    mmengine only warns of keys that do not fit.
+    mmengine runs the code that a checkpoint may bring along, and only warns
+    of weights that do not fit.
 
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: it is truncated, no checkpoint, or of another model.
     """
-    read_state_dict(path)
-    try:
-        runner.load_checkpoint(path, strict=True)
-    except RuntimeError as err:
+    state, model = read_state_dict(path), unwrap(runner.model)
+    problems = _differences(state, model.state_dict())
+    if problems:
         raise CheckpointError(
-            f'{path} is not of the model of {runner.cfg.filename}: {err}'
-        ) from err
+            f'{path} is not of the model of {runner.cfg.filename}, '
+            f'{len(problems)} weights differ: {"; ".join(problems[:4])}; '
+            'check config and checkpoint'
+        )
+    model.load_state_dict(state)
+    runner.logger.info('loaded %s', path)
+
+
+def _differences(given: dict, wanted: dict) -> list[str]:
+    """What keeps one state dict from being loaded in place of another."""
+    shared = wanted.keys() & given.keys()
+    lines = [f'missing {k}' for k in wanted.keys() - shared]
+    lines += [f'unexpected {k}' for k in given.keys() - shared]
+    lines += [
+        f'{k} is {tuple(given[k].shape)}, not {tuple(wanted[k].shape)}'
+        for k in shared
+        if given[k].shape != wanted[k].shape
+    ]
+    return sorted(lines)
 
 
 def has_exits(cfg: Config) -> bool:
@@ -169,15 +189,45 @@ def build_runner(
         splits: Those of 'train', 'val' and 'test' that will run.
 
     Raises:
-        FileNotFoundError: a dataset folder is missing.
+        FileNotFoundError: a dataset folder is missing or has no samples.
     """
     for split in splits:
         check_dataset(cfg.get(f'{split}_dataloader'))
+        _settle_workers(cfg.get(f'{split}_dataloader'))
     add_exit_metric(cfg, tuple(s for s in splits if s != 'train'))
     cfg.launcher = launcher
     if launcher != 'none' and not torch.cuda.is_available():
         _distribute_on_cpu(cfg, launcher)
-    return Runner.from_cfg(cfg)
+    runner = Runner.from_cfg(cfg)
+    for split in splits:
+        _build_loop(runner, split)
+    return runner
+
+
+def _build_loop(runner: Runner, split: str) -> None:
+    """Build a loop, and with it its dataset, before anything runs.
+
+    Raises:
+        FileNotFoundError: the dataset found no samples; mmengine then fails
+            to concatenate them.
+    """
+    try:
+        getattr(runner, f'{split}_loop')
+    except ValueError as err:
+        if 'need at least one array' not in str(err):
+            raise
+        dataset = runner.cfg[f'{split}_dataloader'].dataset
+        raise FileNotFoundError(
+            f'{dataset.type} found no samples in {dataset.data_root} below '
+            f'{dict(dataset.data_prefix)}: the folder is empty, or its files '
+            'do not end in img_suffix (.jpg by default)'
+        ) from err
+
+
+def _settle_workers(dataloader: ConfigDict | None) -> None:
+    """Let num_workers=0 suffice to load in the main process."""
+    if dataloader and not dataloader.get('num_workers'):
+        dataloader.persistent_workers = False
 
 
 def _distribute_on_cpu(cfg: Config, launcher: str) -> None:
@@ -186,17 +236,28 @@ def _distribute_on_cpu(cfg: Config, launcher: str) -> None:
     Its own set-up calls ``torch.cuda.set_device``, its wrapper passes a
     device, and SyncBN runs on GPUs only: each process keeps statistics of
     its own.
+
+    Raises:
+        ValueError: the launcher cannot do without GPUs.
     """
+    if launcher != 'pytorch':
+        raise ValueError(
+            f'--launcher {launcher} needs GPUs, and torch sees none; on CPUs '
+            'use --launcher pytorch'
+        )
     if not is_distributed():
-        if launcher == 'pytorch':
-            torch.distributed.init_process_group('gloo')
-        else:
-            init_dist(launcher, backend='gloo')
-    os.environ.setdefault('LOCAL_RANK', '0')
+        torch.distributed.init_process_group('gloo')
+        atexit.register(_leave_group)
     cfg.model_wrapper_cfg = dict(
         type='MMDistributedDataParallel', device_ids=None
     )
     _replace_type(cfg.model, 'SyncBN', 'BN')
+
+
+def _leave_group() -> None:
+    """End gloo's threads, which abort a process if they outlive Python."""
+    gc.collect()  # a wrapped model would keep the group
+    torch.distributed.destroy_process_group()
 
 
 def _replace_type(node: object, old: str, new: str) -> None:

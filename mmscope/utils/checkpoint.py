@@ -268,7 +268,7 @@ def convert_vim_checkpoint(src: str | Path, dst: str | Path) -> KeyReport:
     """
     state = read_state_dict(src)
     if 'cls_pos_embed' in state:
-        raise CheckpointError(f'{src} has mmscope\'s names already')
+        raise CheckpointError(f"{src} has mmscope's names already")
     converted, report = convert_vim_state_dict(state)
     torch.save(dict(state_dict=converted, meta=dict(source='Vim')), dst)
     return report

@@ -1,0 +1,244 @@
+"""Every config loads, builds, and says what the paper or design says."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope, init_default_scope
+from torch import nn
+
+from mmscope.registry import MODELS
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(
+    str(path.relative_to(ROOT / 'configs'))
+    for path in (ROOT / 'configs').rglob('*.py')
+    if '_base_' not in path.parts
+)
+UPERNET = [name for name in CONFIGS if name.startswith('upernet/')]
+WRAPPERS = {
+    'ClassBalancedDataset',
+    'ConcatDataset',
+    'MultiImageMixDataset',
+    'RepeatDataset',
+}
+# ours and, in Table 2, the paper's
+PARAMETERS = {
+    'mambascope_t_ade20k': (12_686_978, '13M'),
+    'mambascope_t_ade20k_paper': (12_686_978, '13M'),
+    'mambascope_s_ade20k': (46_789_442, '48M'),
+    'mambascope_s_ade20k_paper': (46_789_442, '48M'),
+    'vim_t_ade20k': (12_312_236, '13M'),
+    'vim_s_ade20k': (45_450_284, '46M'),
+    'deit_t_ade20k': (10_880_492, '11M'),
+    'deit_s_ade20k': (41_702_060, '43M'),
+    'resnet50_ade20k': (66_516_108, '67M'),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_scope_remains() -> None:
+    yield
+    DefaultScope._instance_dict.clear()
+
+
+def read(name: str) -> Config:
+    return Config.fromfile(ROOT / 'configs' / name)
+
+
+def build(cfg: Config) -> nn.Module:
+    """A config's model with initial weights."""
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    return model
+
+
+@pytest.fixture(scope='module', params=UPERNET)
+def built(request: pytest.FixtureRequest) -> tuple[str, Config, nn.Module]:
+    """Name, config and model; one model is kept at a time."""
+    cfg = read(request.param)
+    return request.param, cfg, build(cfg)
+
+
+def parents(path: Path) -> list[Path]:
+    """The files that a config names as its bases."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == '_base_':
+            bases = ast.literal_eval(node.value)
+            bases = [bases] if isinstance(bases, str) else bases
+            return [(path.parent / base).resolve() for base in bases]
+    return []
+
+
+def depth(path: Path) -> int:
+    """Configs in the longest line of descent.
+
+    The parts in _base_, of which the first one is put together, do not
+    count.
+    """
+    if '_base_' in path.parts:
+        return 0
+    return 1 + max(map(depth, parents(path)), default=0)
+
+
+def test_there_are_configs() -> None:
+    assert len(UPERNET) == len(PARAMETERS)
+
+
+@pytest.mark.parametrize('name', sorted(set(CONFIGS) - set(UPERNET)))
+def test_config_builds(name: str) -> None:
+    assert next(build(read(name)).parameters()).isfinite().all()
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_options_reach_evaluators_and_datasets(name: str) -> None:
+    cfg = read(name)
+    for split in ('train', 'val', 'test'):
+        assert cfg[f'{split}_dataloader'].dataset.type not in WRAPPERS
+    for split in ('val', 'test'):
+        assert isinstance(cfg[f'{split}_evaluator'], dict)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_at_most_three_deep(name: str) -> None:
+    assert 1 <= depth(ROOT / 'configs' / name) <= 3
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_runs_can_be_repeated_and_are_guarded(name: str) -> None:
+    cfg = read(name)
+    assert cfg.randomness.seed is not None
+    hooks = {hook.type for hook in cfg.custom_hooks}
+    assert {'mmscope.RandomStateHook', 'mmscope.FiniteLossHook'} <= hooks
+
+
+def test_parameters(built: tuple[str, Config, nn.Module]) -> None:
+    name, _, model = built
+    count, paper = PARAMETERS[Path(name).stem]
+    ours = sum(p.numel() for p in model.parameters())
+    print(f'{name}: ours {ours / 1e6:.2f}M, paper {paper}')
+    assert ours == count
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize('name', UPERNET)
+def test_recipe_is_the_same_for_all(name: str) -> None:
+    cfg = read(name)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert optimizer.type == 'AdamW'
+    assert (optimizer.lr, optimizer.weight_decay) == (6e-5, 0.01)
+    assert (cfg.train_cfg.type, cfg.train_cfg.max_iters) == (
+        'IterBasedTrainLoop',
+        160_000,
+    )
+    warm_up, decay = cfg.param_scheduler
+    assert (warm_up.type, warm_up.begin, warm_up.end) == ('LinearLR', 0, 1500)
+    assert (decay.type, decay.power, decay.eta_min) == ('PolyLR', 1, 0)
+    assert (decay.begin, decay.end) == (1500, 160_000)
+    assert not (warm_up.by_epoch or decay.by_epoch)
+    assert cfg.train_dataloader.batch_size == 4
+    assert cfg.auto_scale_lr.base_batch_size == 16
+
+
+@pytest.mark.parametrize('name', UPERNET)
+def test_data_are_the_same_for_all(name: str) -> None:
+    cfg = read(name)
+    for split in ('train', 'val', 'test'):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        assert dataset.data_root == 'data/ade/ADEChallengeData2016'
+    steps = {s.type: s for s in cfg.train_dataloader.dataset.pipeline}
+    assert steps['RandomResize'].ratio_range == (0.5, 2.0)
+    assert steps['RandomCrop'].crop_size == (512, 512)
+    assert {'RandomFlip', 'PhotoMetricDistortion'} <= set(steps)
+    assert cfg.model.test_cfg.mode == 'whole'
+
+
+def test_weight_decay_spares_what_it_must(
+    built: tuple[str, Config, nn.Module],
+) -> None:
+    name, cfg, model = built
+    init_default_scope('mmseg')
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    names = {id(p): n for n, p in model.named_parameters()}
+    decay = {
+        names[id(parameter)]: group['weight_decay']
+        for group in wrapper.optimizer.param_groups
+        for parameter in group['params']
+    }
+    assert decay.keys() == set(names.values())
+    spared = re.compile(
+        r'norm|pos_embed|cls_token|\.A_log$|\.A_b_log$|mixer\.D(_b)?$'
+    )
+    assert decay == {n: 0.0 if spared.search(n) else 0.01 for n in decay}
+    if 'mamba' in name or 'vim' in name:
+        kinds = {re.sub(r'\d+', 'N', n) for n, d in decay.items() if d == 0}
+        assert kinds >= {
+            'backbone.layers.N.norm.weight',
+            'backbone.layers.N.mixer.A_log',
+            'backbone.layers.N.mixer.A_b_log',
+            'backbone.layers.N.mixer.D',
+            'backbone.layers.N.mixer.D_b',
+            'backbone.pos_embed',
+            'backbone.cls_pos_embed',
+            'backbone.level_norms.N.weight',
+        }
+        assert decay['backbone.layers.0.mixer.in_proj.weight'] == 0.01
+
+
+@pytest.mark.parametrize('size', ['t', 's'])
+def test_paper_variant_is_the_method_alone(size: str) -> None:
+    ours, paper = (
+        read(f'upernet/mambascope_{size}_ade20k{suffix}.py')
+        for suffix in ('', '_paper')
+    )
+    assert paper.model.backbone.alpha == 0.8
+    assert paper.model.backbone.exit_resolution == 'fine'
+    assert paper.model.coarse_decode_weight == 0
+    assert ours.model.backbone.exit_resolution == 'coarse'
+    assert ours.model.coarse_decode_weight > 0
+    schedules = [
+        [h for h in cfg.custom_hooks if h.type == 'mmscope.AlphaScheduleHook']
+        for cfg in (ours, paper)
+    ]
+    assert [h.full_until for h in schedules[0]] == [pytest.approx(2 / 3)]
+    assert schedules[1] == []
+
+
+METAFILES = sorted((ROOT / 'configs').rglob('metafile.yml'))
+
+
+@pytest.mark.parametrize('path', METAFILES, ids=lambda p: p.parent.name)
+def test_metafile_lists_every_config_of_its_folder(path: Path) -> None:
+    meta = yaml.safe_load(path.read_text())
+    listed = [model['Config'] for model in meta['Models']]
+    folder = path.parent.relative_to(ROOT)
+    assert sorted(listed) == [
+        f'{folder}/{p.name}' for p in sorted(path.parent.glob('*.py'))
+    ]
+    collections = {c['Name'] for c in meta['Collections']}
+    for model in meta['Models']:
+        assert model['In Collection'] in collections
+        # nothing of the paper's may pass for ours
+        assert 'Results' not in model
+        assert model['Paper Results']['Metrics']
+    files = [c[key] for c in meta['Collections'] for key in c if key in _FILES]
+    assert files
+    assert all((ROOT / file).is_file() for file in files)
+
+
+_FILES = ('README', 'Code')
+
+
+def test_readme_has_a_row_for_every_config() -> None:
+    text = (ROOT / 'configs/upernet/README.md').read_text()
+    for name in UPERNET:
+        stem = Path(name).stem
+        (row,) = re.findall(rf'^\| \[{stem}\.py\].*$', text, re.MULTILINE)
+        ours, paper = PARAMETERS[stem]
+        assert f'| {paper} | {ours / 1e6:.2f}M |' in row
+        assert row.endswith('| not yet measured |')
