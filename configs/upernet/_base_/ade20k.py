@@ -7,7 +7,7 @@ load_image = dict(
 )
 load_mask = dict(
     type='mmscope.LoadChecked',
-    transform=dict(type='LoadAnnotations', reduce_zero_label=True),
+    transform=dict(type='LoadAnnotations'),
     num_classes=150,
 )
 train_pipeline = [
