@@ -139,7 +139,8 @@ def draw_contact_sheet(
                 fontweight='bold' if chosen else None,
             )
             axis.set_axis_off()
-    figure.suptitle(f'eta = {eta:g}: exits above, refined below')
+    title = f'eta = {eta:g}: exits above, refined below'
+    figure.suptitle(title, y=1.0, va='bottom')
     _save(figure, path)
 
 
