@@ -108,7 +108,7 @@ def overfit(source: Path, folder: Path, shift: int, iters: int) -> dict:
 def test_it_overfits_real_images_and_a_control_does_not(
     real_data, tmp_path
 ) -> None:
-    learnt = overfit(real_data / 'ade_mini', tmp_path / 'true', 0, 500)
+    learnt = overfit(real_data / 'ade_mini', tmp_path / 'true', 0, 700)
     control = overfit(real_data / 'ade_mini', tmp_path / 'control', 3, 150)
     accuracy, miou = (learnt[f'val/{k}'].current() for k in ('aAcc', 'mIoU'))
     assert accuracy >= 95
