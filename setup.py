@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from runpy import run_path
 
 from setuptools import find_packages, setup
 
@@ -9,6 +10,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(
     r"__version__ = '(.+)'", (HERE / 'mmscope/version.py').read_text()
 )[1]
+EXTENSION = run_path(str(HERE / 'mmscope/ops/extension.py'))
 
 setup(
     name='mmscope',
@@ -19,6 +21,7 @@ setup(
     author='mmscope contributors',
     license='Apache-2.0',
     packages=find_packages(include=['mmscope', 'mmscope.*']),
+    **EXTENSION['options'](),
     python_requires='>=3.10',
     install_requires=[
         'torch>=2.4',

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from . import cpu_scan, mamba_ssm_scan, triton_check
 from .shapes import CHANNEL_MAJOR, TOKEN_MAJOR, check_inputs
 
 ENV_BACKEND = 'MMSCOPE_SCAN_BACKEND'
@@ -68,6 +69,20 @@ def _runs_anywhere(u: Tensor) -> str | None:
     return None
 
 
+def _load_triton() -> ScanCore:
+    from .triton_scan import triton_scan
+
+    return triton_scan
+
+
+def _load_mamba_ssm() -> ScanCore:
+    return mamba_ssm_scan.mamba_ssm_scan
+
+
+def _load_cpu() -> ScanCore:
+    return cpu_scan.cpu_scan
+
+
 def _load_torch() -> ScanCore:
     from .torch_scan import torch_scan
 
@@ -82,6 +97,9 @@ def _load_reference() -> ScanCore:
 
 # 'auto' takes the first that can run: fastest first
 BACKENDS: tuple[ScanBackend, ...] = (
+    ScanBackend('cpu', cpu_scan.why_not, _load_cpu),
+    ScanBackend('triton', triton_check.why_not, _load_triton),
+    ScanBackend('mamba_ssm', mamba_ssm_scan.why_not, _load_mamba_ssm),
     ScanBackend('torch', _runs_anywhere, _load_torch),
     ScanBackend('reference', _runs_anywhere, _load_reference),
 )
@@ -120,15 +138,25 @@ def use_backend(name: str) -> Iterator[None]:
         _FORCED.reset(token)
 
 
+@torch.compiler.assume_constant_result
+def _wanted() -> tuple[str, str]:
+    """The backend to use unless the call names one, and who says so.
+
+    A compiled function keeps what this was when it was traced.
+    """
+    if (forced := _FORCED.get()) is not None:
+        return forced, 'use_backend'
+    return (
+        os.environ.get(ENV_BACKEND) or 'auto',
+        f'environment variable {ENV_BACKEND}',
+    )
+
+
 def _resolve(u: Tensor, backend: str | None) -> ScanCore:
     """Pick the core: argument > use_backend > environment > 'auto'."""
-    if backend is not None:
-        name, origin = backend, 'argument backend'
-    elif (forced := _FORCED.get()) is not None:
-        name, origin = forced, 'use_backend'
-    else:
-        name = os.environ.get(ENV_BACKEND) or 'auto'
-        origin = f'environment variable {ENV_BACKEND}'
+    name, origin = (
+        _wanted() if backend is None else (backend, 'argument backend')
+    )
     _check_name(name, origin)
     for candidate in BACKENDS:
         if name not in ('auto', candidate.name):

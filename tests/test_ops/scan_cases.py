@@ -59,7 +59,7 @@ def weight_like(out: Tensor) -> Tensor:
     """The gradient that every test sends into ``out``."""
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(out.shape, generator=generator, dtype=torch.float64)
-    return weight.to(out.dtype)
+    return weight.to(out)
 
 
 def with_grads(scan, inputs: dict[str, Tensor], **options):

@@ -1,0 +1,70 @@
+"""Layers of the encoder: precision and compilation of one block."""
+
+import pytest
+import torch
+
+from mmscope.models.layers import RMSNorm, ScoreMetric, VimBlock
+from mmscope.ops import cpu_scan, use_backend
+
+
+@pytest.fixture
+def block() -> VimBlock:
+    torch.manual_seed(0)
+    block = VimBlock(32, d_state=4)
+    block.mixer.reset_parameters(depth=4)
+    return block
+
+
+def values_and_grads(block, forward, x) -> list[torch.Tensor]:
+    block.zero_grad(set_to_none=True)
+    x = x.detach().clone().requires_grad_()
+    out, importance = forward(x, ScoreMetric())
+    out.square().sum().backward()
+    grads = [p.grad for p in block.parameters()]
+    return [out.detach(), importance, x.grad, *grads]
+
+
+def test_reference_backend_gives_the_same_gradients(block) -> None:
+    x = torch.randn(2, 25, 32)
+    expected = values_and_grads(block, block, x)
+    with use_backend('reference'):
+        actual = values_and_grads(block, block, x)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(
+    cpu_scan.NOT_BUILT is not None, reason='only the C++ scan is traced'
+)
+@pytest.mark.parametrize('autocast', [False, True])
+def test_block_compiles_without_graph_breaks(block, autocast) -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(block, fullgraph=True, backend='aot_eager')
+    for length in (25, 26):
+        x = torch.randn(2, length, 32)
+        with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+            expected = values_and_grads(block, block, x)
+            actual = values_and_grads(block, compiled, x)
+        torch.testing.assert_close(actual, expected)
+
+
+def test_autocast_stays_near_full_precision(block) -> None:
+    x = torch.randn(2, 25, 32)
+    exact = values_and_grads(block, block, x)
+    with torch.autocast('cpu', torch.bfloat16):
+        rounded = values_and_grads(block, block, x)
+    for value, other in zip(exact, rounded, strict=True):
+        assert other.dtype == torch.float32
+        assert (value - other).abs().max() < 0.03 * value.abs().max()
+
+
+def test_float64_is_kept(block) -> None:
+    x = torch.randn(2, 25, 32, dtype=torch.float64)
+    out, _ = block(x.float())
+    exact, _ = block.double()(x)
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(out, exact.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_norm_returns_the_weights_precision() -> None:
+    norm = RMSNorm(8).bfloat16()
+    assert norm(torch.randn(2, 3, 8)).dtype == torch.bfloat16
