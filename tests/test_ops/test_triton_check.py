@@ -32,6 +32,25 @@ def test_reasons(monkeypatch):
     assert 'pip install triton' in triton_check.why_not(OnGPU)
 
 
+@pytest.mark.parametrize(
+    ('version', 'old'),
+    [
+        ('3.3.1', True),
+        ('2.3.0', True),
+        ('3.4.0', False),
+        ('3.10.0+git1', False),
+        ('4.0.0', False),
+        ('of unknown version', False),
+    ],
+)
+def test_old_versions(monkeypatch, version, old):
+    assert triton_check._too_old(version) == old
+    monkeypatch.setattr(triton_check, 'TOO_OLD', old)
+    monkeypatch.setattr(triton_check, 'VERSION', version)
+    reason = triton_check.why_not(OnGPU)
+    assert (reason or '').startswith(f'triton {version} is too old') == old
+
+
 def test_named_backend_says_why():
     u = torch.zeros(2, 1, 1, 1)
     reason = scan_backends()['triton']

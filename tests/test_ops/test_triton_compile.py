@@ -86,7 +86,7 @@ def test_convolution_and_norm():
 def test_every_variant(case, dtype):
     kernels = compile_kernels(case, dtype)
     assert {'scan_kernel', 'grad_kernel'} <= set(kernels)
-    assert kernels['scan_kernel']['stack'] == 0
+    assert kernels['scan_kernel']['stack'] <= 16
     if case == 'wide':
         check_lanes(kernels['scan_kernel'], channels=2)
     elif case in ('unsplit', 'unaligned', 'odd'):
