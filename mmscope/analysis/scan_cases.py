@@ -117,10 +117,10 @@ def peak_memory(name: str, case: ScanCase) -> float | None:
         return peak_growth(prepare_warm, name, case)
     job = prepare(name, case)
     job()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated(case.device)
+    torch.cuda.reset_peak_memory_stats(case.device)
     job()
-    return (torch.cuda.max_memory_allocated() - before) / MIB
+    return (torch.cuda.max_memory_allocated(case.device) - before) / MIB
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
