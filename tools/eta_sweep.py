@@ -1,4 +1,8 @@
-"""What each threshold eta gives: exit rate, mIoU, plot, pictures."""
+"""What each threshold eta gives: metric, exit rate, GFLOPs, FPS, pictures.
+
+Both answers to every image are kept below --out-dir; a run that was stopped
+goes on where it was.
+"""
 
 import argparse
 from pathlib import Path
@@ -7,19 +11,28 @@ import mmengine
 import numpy as np
 from mmengine.config import DictAction
 from rich.console import Console
-from rich.table import Table
 
 from mmscope.analysis import (
+    AnswerCache,
     collect_answers,
+    confidence_curve,
     exit_auroc,
+    measure_fps,
     oracle_curve,
     random_curve,
+    share_of_oracle,
+    stage_counts,
     sweep_eta,
 )
-from mmscope.engine.launch import build_runner, load_checkpoint, load_config
+from mmscope.analysis.exit_sweep import TOLERANCE
+from mmscope.analysis.tables import sweep_table, write_csv
+from mmscope.engine.launch import build_exit_runner
+from mmscope.evaluation.task_metric import find_task_metric
+from mmscope.models.exit_policies import POLICIES, build_policy
 from mmscope.visualization import (
-    PictureCollector,
-    draw_contact_sheet,
+    draw_scope,
+    picture_scope,
+    plot_stages,
     plot_sweep,
 )
 
@@ -34,8 +47,30 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--eta', type=float, nargs='+', default=ETAS, help='thresholds'
     )
+    parser.add_argument('--out-dir', help='folder for what is written')
     parser.add_argument(
-        '--out-dir', help='folder for sweep.json, sweep.png, pictures.png'
+        '--policies',
+        nargs='+',
+        default=[],
+        choices=sorted(POLICIES),
+        help='other exit policies to compare with',
+    )
+    parser.add_argument(
+        '--measure',
+        type=float,
+        nargs='+',
+        default=[],
+        metavar='ETA',
+        help='thresholds to run for real and time',
+    )
+    parser.add_argument(
+        '--tolerance',
+        type=float,
+        default=TOLERANCE,
+        help='points that a coarse answer "as good as the fine one" may lack',
+    )
+    parser.add_argument(
+        '--draws', type=int, default=20, help='random exits to average over'
     )
     parser.add_argument(
         '--num-pictures', type=int, default=8, help='images in pictures.png'
@@ -51,44 +86,86 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args.config, None, args.cfg_options)
-    out_dir = Path(args.out_dir or Path(cfg.work_dir) / 'sweep')
-    cfg.work_dir = str(out_dir)
-    runner = build_runner(cfg, 'none', ('test',))
-    load_checkpoint(runner, args.checkpoint)
-
-    loader = runner.test_loop.dataloader
-    pictures = PictureCollector(
-        args.num_pictures, len(loader.dataset), runner.model.num_classes
+    runner = build_exit_runner(
+        args.config, args.checkpoint, args.out_dir, args.cfg_options
     )
-    answers = collect_answers(runner.model, loader, pictures)
-    sweep = sweep_eta(answers, args.eta)
-    random = random_curve(answers, RATES)
-    oracle = oracle_curve(answers, RATES)
-    auroc = exit_auroc(answers)
+    model, cfg = runner.model, runner.cfg
+    out_dir = Path(args.out_dir or Path(cfg.work_dir) / 'sweep')
+    loader = runner.test_loop.dataloader
+    metric = find_task_metric(runner.test_evaluator.metrics)
+    by_policy = collect_answers(
+        model,
+        loader,
+        metric,
+        AnswerCache.of_run(out_dir, cfg, args.checkpoint),
+        {name: build_policy(name) for name in args.policies},
+    )
+    answers = by_policy.pop('model')
 
-    table = Table('eta', 'exit rate', 'mIoU')
-    for record in sweep:
-        table.add_row(
-            f'{record["eta"]:.3f}',
-            f'{record["exit_rate"]:.3f}',
-            f'{record["mIoU"]:.2f}',
+    sweep = sweep_eta(answers, metric, sorted(args.eta))
+    own = confidence_curve(answers, metric, RATES)
+    curves = dict(
+        oracle=oracle_curve(answers, metric, RATES),
+        random=random_curve(answers, metric, RATES, args.draws),
+        **{
+            name: confidence_curve(judged, metric, RATES)
+            for name, judged in by_policy.items()
+        },
+    )
+    quality = {
+        name: dict(
+            auroc=exit_auroc(judged, args.tolerance),
+            share_of_oracle=share_of_oracle(
+                own if name == 'model' else curves[name],
+                curves['random'],
+                curves['oracle'],
+            ),
         )
-    Console().print(table)
-    print(f'AUROC of "the coarse answer is as good": {auroc:.3f}')
+        for name, judged in dict(model=answers, **by_policy).items()
+    }
+    for eta in args.measure:
+        fps = measure_fps(model, loader, eta)
+        sweep = [
+            dict(r, fps_measured=fps) if r['eta'] == eta else r for r in sweep
+        ]
+
+    console = Console()
+    console.print(sweep_table(sweep, metric.main))
+    for name, values in quality.items():
+        console.print(
+            f'{name}: AUROC of "the coarse answer is as good as the fine one '
+            f'(within {args.tolerance:g} points)" {values["auroc"]:.3f}; '
+            f"{values['share_of_oracle']:.0%} of the oracle's gain over "
+            'random exits'
+        )
+    stages = stage_counts(answers, sorted(args.eta), args.tolerance)
     mmengine.dump(
-        dict(sweep=sweep, random=random, oracle=oracle, auroc=auroc),
+        dict(sweep=sweep, curves=curves, stages=stages, quality=quality),
         out_dir / 'sweep.json',
         indent=2,
     )
-    plot_sweep(sweep, random, oracle, out_dir / 'sweep.png')
-    draw_contact_sheet(
-        pictures.pictures,
-        loader.dataset.metainfo['palette'],
-        runner.model.backbone.eta,
-        out_dir / 'pictures.png',
+    names = [Path(name).name for name in answers.names]
+    mmengine.dump(
+        dict(zip(names, answers.loss.tolist(), strict=True)),
+        out_dir / 'losses.json',
     )
-    print(f'written to {out_dir}')
+    write_csv(sweep, out_dir / 'sweep.csv')
+    plot_sweep(sweep, curves, out_dir / 'sweep.png', metric.main or 'score')
+    plot_stages(stages, sweep, out_dir / 'stages.png')
+    if args.num_pictures:
+        dataset = loader.dataset
+        chosen = np.linspace(
+            0, len(dataset) - 1, min(args.num_pictures, len(dataset))
+        )
+        runner.visualizer.dataset_meta = dataset.metainfo
+        pictures = picture_scope(
+            model,
+            (dataset[int(i)] for i in chosen),
+            runner.visualizer,
+            metric,
+        )
+        draw_scope(pictures, model.backbone.eta, out_dir / 'pictures.png')
+    console.print(f'written to {out_dir}')
 
 
 if __name__ == '__main__':

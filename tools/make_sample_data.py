@@ -9,10 +9,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('root', help='folder to make')
     parser.add_argument(
-        '--num-train', type=int, default=160, help='training pictures'
+        '--num-train', type=int, default=480, help='training pictures'
     )
     parser.add_argument(
-        '--num-val', type=int, default=64, help='validation pictures'
+        '--num-val', type=int, default=128, help='validation pictures'
     )
     parser.add_argument(
         '--size',

@@ -29,7 +29,8 @@ palette = [
 metainfo = dict(classes=classes, palette=palette)
 crop_size = (128, 128)
 embed_dims = 64
-max_iters = 1200
+max_iters = 1800
+num_train = 320  # the other training pictures calibrate eta
 
 model = dict(
     type='mmscope.MambaScopeSegmentor',
@@ -46,7 +47,7 @@ model = dict(
         img_size=160,
         out_indices=(1, 2, 3, 5),
         alpha=0.8,
-        eta=0.8,
+        eta=0.9,
         exit_head=dict(type='mmscope.MultiLabelExitHead', num_classes=8),
         exit_resolution='coarse',
     ),
@@ -56,6 +57,7 @@ model = dict(
     ),
     auxiliary_head=None,
     coarse_decode_weight=0.4,
+    exit_weight=2.0,
 )
 load_image = dict(
     type='mmscope.LoadChecked', transform=dict(type='LoadImageFromFile')
@@ -85,6 +87,7 @@ train_dataloader = dict(
             img_path='images/training', seg_map_path='annotations/training'
         ),
         reduce_zero_label=True,
+        indices=num_train,
         pipeline=train_pipeline,
     ),
 )
@@ -105,6 +108,22 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
+calibration_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='BaseSegDataset',
+        data_root=data_root,
+        metainfo=metainfo,
+        data_prefix=dict(
+            img_path='images/training', seg_map_path='annotations/training'
+        ),
+        reduce_zero_label=True,
+        indices=-160,
+        pipeline=test_pipeline,
+    ),
+)
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
@@ -118,13 +137,13 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters),
 ]
 train_cfg = dict(
-    type='IterBasedTrainLoop', max_iters=max_iters, val_interval=600
+    type='IterBasedTrainLoop', max_iters=max_iters, val_interval=900
 )
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
     logger=dict(interval=50),
-    checkpoint=dict(interval=600, save_best=None),
+    checkpoint=dict(interval=900, save_best=None),
 )
 custom_hooks = [
     dict(type='mmscope.RandomStateHook'),

@@ -1,19 +1,48 @@
 """Measurements: the functions behind the tools."""
 
-from .exit_sweep import (
+from .calibration import BUDGETS, BudgetError, Calibration, calibrate_eta
+from .exit_answers import (
+    AnswerCache,
     ExitAnswers,
+    ImageAnswers,
+    check_exits,
     collect_answers,
+    exit_options,
+    measure_fps,
+    spread_out,
+)
+from .exit_sweep import (
+    confidence_curve,
     exit_auroc,
     oracle_curve,
     random_curve,
+    replay,
+    share_of_oracle,
+    stage_counts,
+    summarize,
     sweep_eta,
 )
 
 __all__ = [
+    'BUDGETS',
+    'AnswerCache',
+    'BudgetError',
+    'Calibration',
     'ExitAnswers',
+    'ImageAnswers',
+    'calibrate_eta',
+    'check_exits',
     'collect_answers',
+    'confidence_curve',
     'exit_auroc',
+    'exit_options',
+    'measure_fps',
     'oracle_curve',
     'random_curve',
+    'replay',
+    'share_of_oracle',
+    'spread_out',
+    'stage_counts',
+    'summarize',
     'sweep_eta',
 ]

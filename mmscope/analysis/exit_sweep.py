@@ -1,235 +1,213 @@
-"""What every threshold eta gives, from one run of both paths."""
+"""What every threshold eta gives, replayed from both answers."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from mmengine.structures import BaseDataElement
-from rich.progress import track
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
+from mmscope.evaluation.exit_statistics import auroc
+from mmscope.evaluation.task_metric import TaskMetric
 from mmscope.scope import exits
+
+from .exit_answers import ExitAnswers
 
 Record = dict[str, float]
 
-
-@dataclass(frozen=True)
-class ExitAnswers:
-    """The coarse and the fine answer to every image.
-
-    An answer is kept as its pixels per class: where prediction and ground
-    truth agree, predicted, and true; mIoU sums these over images.
-
-    Attributes:
-        names: File name of each image.
-        confidence: Confidence of the coarse answers, (N,).
-        coarse: Agreeing, predicted and true pixels, (N, 3, K).
-        fine: The same of the fine answers.
-    """
-
-    names: list[str]
-    confidence: np.ndarray
-    coarse: np.ndarray
-    fine: np.ndarray
-
-    def miou(self, exited: np.ndarray) -> float:
-        """MIoU in percent if these images, (N,) bool, keep the coarse one."""
-        areas = np.where(exited[:, None, None], self.coarse, self.fine)
-        return 100 * mean_iou(areas.sum(axis=0))
-
-    def qualities(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean IoU of each image, coarse and fine, (N,) each."""
-        return (
-            np.array([mean_iou(areas) for areas in self.coarse]),
-            np.array([mean_iou(areas) for areas in self.fine]),
-        )
+# an image's quality in points that a coarse answer "as good" may lack
+TOLERANCE = 5.0
 
 
-def mean_iou(areas: np.ndarray) -> float:
-    """Mean IoU over the classes that were predicted or are true.
+def replay(answers: ExitAnswers, eta: float) -> np.ndarray:
+    """Decide at a threshold as the backbone does, (N,) bool."""
+    return exits(torch.from_numpy(answers.confidence), eta).numpy()
+
+
+def summarize(
+    answers: ExitAnswers, metric: TaskMetric, exited: np.ndarray
+) -> Record:
+    """What it gives if these images exit.
 
     Args:
-        areas: Agreeing, predicted and true pixels, (3, K).
-    """
-    agreeing, predicted, true = areas
-    union = predicted + true - agreeing
-    return float((agreeing[union > 0] / union[union > 0]).mean())
-
-
-def class_areas(
-    prediction: Tensor, truth: Tensor, num_classes: int, ignore_index: int
-) -> np.ndarray:
-    """Count agreeing, predicted and true pixels of each class.
-
-    Args:
-        prediction: Labels, (H, W).
-        truth: Labels, (H, W).
-        num_classes: Classes K.
-        ignore_index: Label of pixels that do not count.
+        answers: Both answers to N images.
+        metric: Judge of the answers.
+        exited: (N,) bool.
 
     Returns:
-        (3, K).
+        'exit_rate', 'score' (the metric's main one in percent), 'gflops' and
+        'gflops_p95' per image, 'fps' as predicted from the medians of the
+        times, and the metric's own scores.
     """
-    counted = truth != ignore_index
-    prediction, truth = prediction[counted], truth[counted]
-    labels = (prediction[prediction == truth], prediction, truth)
-    return np.stack(
-        [torch.bincount(x, minlength=num_classes).numpy() for x in labels]
+    rate = float(exited.mean())
+    cost = np.where(exited, *answers.gflops.T)
+    fast, slow = np.median(answers.seconds, axis=0)
+    scores = metric.score(answers.chosen(exited))
+    main = metric.main or next(iter(scores))
+    return dict(
+        exit_rate=rate,
+        score=scores[main] * metric.percent,
+        gflops=float(cost.mean()),
+        gflops_p95=float(np.quantile(cost, 0.95)),
+        fps=float(1 / (rate * fast + (1 - rate) * slow)),
+        **scores,
     )
 
 
-@torch.no_grad()
-def collect_answers(
-    model: nn.Module,
-    loader: DataLoader,
-    visit: Callable[[BaseDataElement, BaseDataElement], None] | None = None,
-) -> ExitAnswers:
-    """Segment every image at eta = 0 and at eta = 1.
-
-    Args:
-        model: A MambaScopeSegmentor.
-        loader: Of images with ``gt_sem_seg``.
-        visit: Called with the coarse and the fine prediction of each image.
-
-    Returns:
-        Both answers to every image.
-
-    Raises:
-        ValueError: the model has no exit head, or the loader is empty.
-    """
-    if getattr(model.backbone, 'exit_head', None) is None:
-        raise ValueError(
-            'the model has no exit head, so that there is no eta to choose'
-        )
-    if len(loader.dataset) == 0:
-        raise ValueError('the dataset is empty; check its folders')
-    model.eval()
-    own_eta = model.backbone.eta
-    names, confidence, coarse, fine = [], [], [], []
-    for batch in track(loader, 'Both paths'):
-        answers = []
-        for eta in (0.0, 1.0):
-            model.backbone.eta = eta
-            answers.append(model.test_step(_copy(batch)))
-        for easy, hard in zip(*answers, strict=True):
-            names.append(easy.metainfo.get('img_path', ''))
-            confidence.append(easy.exit_confidence)
-            coarse.append(_areas(model, easy))
-            fine.append(_areas(model, hard))
-            if visit is not None:
-                visit(easy, hard)
-    model.backbone.eta = own_eta
-    return ExitAnswers(
-        names, np.array(confidence), np.stack(coarse), np.stack(fine)
-    )
-
-
-def _copy(batch: dict) -> dict:
-    """A batch whose samples a prediction may write to."""
-    samples = [sample.clone() for sample in batch['data_samples']]
-    return dict(batch, data_samples=samples)
-
-
-def _areas(model: nn.Module, sample: BaseDataElement) -> np.ndarray:
-    return class_areas(
-        sample.pred_sem_seg.data[0].cpu(),
-        sample.gt_sem_seg.data[0].cpu().long(),
-        model.num_classes,
-        model.decode_head.ignore_index,
-    )
-
-
-def sweep_eta(answers: ExitAnswers, etas: Sequence[float]) -> list[Record]:
+def sweep_eta(
+    answers: ExitAnswers, metric: TaskMetric, etas: Sequence[float]
+) -> list[Record]:
     """Replay the exit decision at each threshold.
 
     Returns:
-        'eta', 'exit_rate' and 'mIoU' (percent) for each of ``etas``.
+        'eta' and what :func:`summarize` gives, for each of ``etas``.
     """
-    confidence = torch.from_numpy(answers.confidence)
-    records = []
-    for eta in etas:
-        exited = exits(confidence, eta).numpy()
-        records.append(
-            dict(
-                eta=float(eta),
-                exit_rate=float(exited.mean()),
-                mIoU=answers.miou(exited),
-            )
+    return [
+        dict(
+            eta=float(eta), **summarize(answers, metric, replay(answers, eta))
         )
-    return records
+        for eta in etas
+    ]
 
 
 def random_curve(
-    answers: ExitAnswers, rates: Sequence[float], num_draws: int = 20
+    answers: ExitAnswers,
+    metric: TaskMetric,
+    rates: Sequence[float],
+    num_draws: int = 20,
+    seed: int = 0,
 ) -> list[Record]:
     """What exits at random give: the least that confidence must beat.
 
     Args:
         answers: Both answers.
+        metric: Judge of the answers.
         rates: Shares of images that exit.
         num_draws: Draws to average over.
+        seed: Of the draws.
 
     Returns:
-        'exit_rate' and 'mIoU' for each rate.
+        'exit_rate', 'score' and its 'deviation' over draws, for each rate.
     """
-    rng = np.random.default_rng(0)
-    total = len(answers.names)
+    rng = np.random.default_rng(seed)
     records = []
-    for rate in rates:
-        count = round(rate * total)
+    for count in _counts(rates, len(answers)):
         scores = [
-            answers.miou(rng.permutation(total) < count)
+            metric.main_score(
+                answers.chosen(rng.permutation(len(answers)) < count)
+            )
             for _ in range(num_draws)
         ]
         records.append(
-            dict(exit_rate=count / total, mIoU=float(np.mean(scores)))
-        )
-    return records
-
-
-def oracle_curve(answers: ExitAnswers, rates: Sequence[float]) -> list[Record]:
-    """What exits of the images that lose least give.
-
-    Greedy by each image's own loss of mean IoU: close to the best, which
-    would need a search over subsets.
-
-    Returns:
-        'exit_rate' and 'mIoU' for each rate.
-    """
-    coarse, fine = answers.qualities()
-    ranks = np.empty(len(coarse), dtype=int)
-    ranks[np.argsort(fine - coarse, kind='stable')] = np.arange(len(coarse))
-    records = []
-    for rate in rates:
-        count = round(rate * len(ranks))
-        records.append(
             dict(
-                exit_rate=count / len(ranks),
-                mIoU=answers.miou(ranks < count),
+                exit_rate=count / len(answers),
+                score=float(np.mean(scores)),
+                deviation=float(np.std(scores)),
             )
         )
     return records
 
 
-def exit_auroc(answers: ExitAnswers, tolerance: float = 0.02) -> float:
+def oracle_curve(
+    answers: ExitAnswers, metric: TaskMetric, rates: Sequence[float]
+) -> list[Record]:
+    """What exits of the images that lose least give.
+
+    Greedy by each image's own loss of quality: close to the best, which
+    would need a search over subsets.
+
+    Returns:
+        'exit_rate' and 'score' for each rate.
+    """
+    return confidence_curve(answers.judged_by(-answers.loss), metric, rates)
+
+
+def confidence_curve(
+    answers: ExitAnswers, metric: TaskMetric, rates: Sequence[float]
+) -> list[Record]:
+    """What exits of the images with most confidence give.
+
+    Returns:
+        'exit_rate' and 'score' for each rate.
+    """
+    ranks = np.empty(len(answers), dtype=int)
+    order = np.argsort(-answers.confidence, kind='stable')
+    ranks[order] = np.arange(len(answers))
+    return [
+        dict(
+            exit_rate=count / len(answers),
+            score=metric.main_score(answers.chosen(ranks < count)),
+        )
+        for count in _counts(rates, len(answers))
+    ]
+
+
+def stage_counts(
+    answers: ExitAnswers,
+    etas: Sequence[float],
+    tolerance: float = TOLERANCE,
+) -> list[dict[str, float]]:
+    """Count where images end, and which of them were right to (Figure 8).
+
+    A coarse answer is right if it is as good as the fine one; an image is
+    refined with reason if it is not.
+
+    Returns:
+        For each of ``etas``: 'eta', 'exited_right', 'exited_wrong',
+        'refined_right', 'refined_wrong', and 'accuracy' of the decision.
+    """
+    good = answers.loss <= tolerance
+    records = []
+    for eta in etas:
+        exited = replay(answers, eta)
+        right = exited == good
+        records.append(
+            dict(
+                eta=float(eta),
+                exited_right=int((exited & right).sum()),
+                exited_wrong=int((exited & ~right).sum()),
+                refined_right=int((~exited & right).sum()),
+                refined_wrong=int((~exited & ~right).sum()),
+                accuracy=float(right.mean()),
+            )
+        )
+    return records
+
+
+def share_of_oracle(
+    curve: Sequence[Record], random: Sequence[Record], oracle: Sequence[Record]
+) -> float:
+    """How much of the oracle's gain over chance a policy reaches.
+
+    Args:
+        curve: Of the policy, at the same rates as the others.
+        random: Of chance.
+        oracle: Of the oracle.
+
+    Returns:
+        Ratio of the areas above chance: 0 is chance, 1 the oracle, NaN where
+        the oracle gains nothing.
+    """
+    mean = [
+        np.mean([record['score'] for record in records])
+        for records in (curve, random, oracle)
+    ]
+    gain = mean[2] - mean[1]
+    return float((mean[0] - mean[1]) / gain) if gain > 0 else float('nan')
+
+
+def exit_auroc(answers: ExitAnswers, tolerance: float = TOLERANCE) -> float:
     """How well confidence tells where the coarse answer is as good.
 
     Args:
         answers: Both answers.
-        tolerance: Loss of an image's mean IoU that still counts as good.
+        tolerance: Quality, in points, that a good coarse answer may lack.
 
     Returns:
         Area under the ROC curve: the chance that an image whose coarse
         answer is as good as the fine one has more confidence than one whose
         is not; NaN where there are none of either.
     """
-    coarse, fine = answers.qualities()
-    good = coarse >= fine - tolerance
-    positive = answers.confidence[good][:, None]
-    negative = answers.confidence[~good][None]
-    if not positive.size or not negative.size:
-        return float('nan')
-    wins = (positive > negative) + 0.5 * (positive == negative)
-    return float(wins.mean())
+    return auroc(answers.confidence, answers.loss <= tolerance)
+
+
+def _counts(rates: Sequence[float], total: int) -> list[int]:
+    return [round(rate * total) for rate in rates]

@@ -144,9 +144,11 @@ def _add_objects(
     """Add 1 large object (difficulty 0) up to some 25 small ones (1)."""
     height, width = easel.objects.shape
     count = 1 + round(20 * difficulty**1.7 * rng.uniform(0.8, 1.2))
-    typical = min(height, width) * 0.34 * (0.045 / 0.34) ** difficulty
+    typical = min(height, width) * 0.34 * (0.065 / 0.34) ** difficulty
+    kinds = 1 + rng.permutation(len(SAMPLE_CLASSES) - 1)
+    kinds = kinds[: 1 + round(3 * difficulty)]
     for _ in range(count):
-        label = int(rng.integers(1, len(SAMPLE_CLASSES)))
+        label = int(rng.choice(kinds))
         colour = _colour(rng, label, difficulty)
         for _ in range(ATTEMPTS):
             radius = max(MIN_RADIUS, typical * rng.lognormal(0, 0.2))

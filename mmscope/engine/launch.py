@@ -1,7 +1,9 @@
 """What tools/train.py and tools/test.py do to a config before a run."""
 
 import atexit
+import copy
 import gc
+import os
 from pathlib import Path
 
 import mmengine
@@ -9,6 +11,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_distributed, master_only
 from mmengine.runner import Runner, find_latest_checkpoint
+from torch import nn
 
 from mmscope.datasets.layout import check_dataset
 from mmscope.utils.checkpoint import CheckpointError, read_state_dict
@@ -50,11 +53,7 @@ def set_eta(cfg: Config, eta: float) -> None:
     """
     if not 0 <= eta <= 1:
         raise ValueError(f'--eta must be in [0, 1], got {eta}')
-    if not has_exits(cfg):
-        raise ValueError(
-            f'--eta needs a model with early exits; the backbone of '
-            f'{cfg.filename} is {cfg.model.backbone.type}'
-        )
+    require_exits(cfg, '--eta')
     cfg.model.backbone.eta = eta
 
 
@@ -118,25 +117,35 @@ def save_metrics(metrics: dict, cfg: Config, folder: str) -> None:
 
 
 def load_checkpoint(runner: Runner, path: str) -> None:
-    """Load weights for testing, all of them.
+    """Load weights for testing, all of them; see :func:`load_weights`."""
+    load_weights(unwrap(runner.model), path, runner.cfg.filename)
+    runner.logger.info('loaded %s', path)
+
+
+def load_weights(model: nn.Module, path: str, config: str) -> None:
+    """Load all weights of a model.
 
     mmengine runs the code that a checkpoint may bring along, and only warns
     of weights that do not fit.
+
+    Args:
+        model: To load into.
+        path: Checkpoint.
+        config: Whose model it is, for the error.
 
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: it is truncated, no checkpoint, or of another model.
     """
-    state, model = read_state_dict(path), unwrap(runner.model)
+    state = read_state_dict(path)
     problems = _differences(state, model.state_dict())
     if problems:
         raise CheckpointError(
-            f'{path} is not of the model of {runner.cfg.filename}, '
+            f'{path} is not of the model of {config}, '
             f'{len(problems)} weights differ: {"; ".join(problems[:4])}; '
             'check config and checkpoint'
         )
     model.load_state_dict(state)
-    runner.logger.info('loaded %s', path)
 
 
 def _differences(given: dict, wanted: dict) -> list[str]:
@@ -161,9 +170,26 @@ def has_exits(cfg: Config) -> bool:
     )
 
 
-def add_exit_metric(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Report the exit rate beside the task's metrics.
+def require_exits(cfg: Config, what: str) -> None:
+    """Refuse models without early exits.
 
+    Raises:
+        ValueError: the config's model never decides.
+    """
+    if not has_exits(cfg):
+        backbone = cfg.model.backbone
+        raise ValueError(
+            f'{what} needs a model with early exits; the backbone of '
+            f'{cfg.filename} is {backbone.type}, exit_head='
+            f'{backbone.get("exit_head")}: take mmscope.MambaScopeBackbone '
+            'with an exit_head'
+        )
+
+
+def add_exit_metric(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Report exit statistics beside the task's metrics.
+
+    In testing these include the task's score on exited and refined images.
     It is added here and not in the configs, where an evaluator is one dict
     so that ``--cfg-options val_evaluator.ann_file=...`` works.
     """
@@ -172,9 +198,16 @@ def add_exit_metric(cfg: Config, splits: tuple[str, ...]) -> None:
     for split in splits:
         evaluator = cfg.get(f'{split}_evaluator')
         if isinstance(evaluator, ConfigDict):
+            options = dict(cfg.get('exit_metric', {}))
+            if split == 'test':
+                options['task'] = {
+                    key: value
+                    for key, value in evaluator.items()
+                    if key not in ('output_dir', 'outfile_prefix')
+                }
             cfg[f'{split}_evaluator'] = [
                 evaluator,
-                dict(type='mmscope.ExitMetric', **cfg.get('exit_metric', {})),
+                dict(type='mmscope.ExitMetric', **options),
             ]
 
 
@@ -202,6 +235,72 @@ def build_runner(
     for split in splits:
         _build_loop(runner, split)
     return runner
+
+
+def build_exit_runner(
+    config: str,
+    checkpoint: str,
+    work_dir: str | None,
+    options: dict | None = None,
+    calibration: bool = False,
+) -> Runner:
+    """Build what the tools about eta need: model, weights, data, metric.
+
+    Args:
+        config: Config file of a model with exits.
+        checkpoint: Its weights.
+        work_dir: Folder for logs.
+        options: ``--cfg-options``.
+        calibration: Let the test loop read the images for calibration, see
+            :func:`set_calibration_data`.
+
+    Raises:
+        ValueError: the model has no exits.
+    """
+    cfg = load_config(config, work_dir, options)
+    require_exits(cfg, 'choosing eta')
+    if calibration:
+        set_calibration_data(cfg)
+    runner = build_runner(cfg, 'none', ('test',))
+    load_checkpoint(runner, checkpoint)
+    return runner
+
+
+def set_calibration_data(cfg: Config) -> None:
+    """Test on images that are not of the validation set.
+
+    These are ``calibration_dataloader``'s where the config has one, and else
+    training images under the test pipeline.
+    """
+    loader = copy.deepcopy(cfg.get('calibration_dataloader'))
+    if loader is None:
+        loader = copy.deepcopy(cfg.test_dataloader)
+        loader.dataset = copy.deepcopy(cfg.train_dataloader.dataset)
+        loader.dataset.pipeline = cfg.test_dataloader.dataset.pipeline
+    cfg.test_dataloader = loader
+    if 'ann_file' in cfg.test_evaluator:  # COCO: these images' ground truth
+        dataset = loader.dataset
+        ann_file = Path(dataset.get('data_root', '')) / dataset.ann_file
+        cfg.test_evaluator.ann_file = str(ann_file)
+
+
+def write_eta_config(path: Path, base: str, eta: float, budget: str) -> Path:
+    """Write the config of a model under a calibrated threshold.
+
+    Args:
+        path: File to write.
+        base: The model's config.
+        eta: Threshold.
+        budget: What it was found for, for the comment.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parent = os.path.relpath(base, path.parent)
+    path.write_text(
+        f'# eta for {budget}, found by tools/calibrate_eta.py\n'
+        f'_base_ = {parent!r}\n'
+        f'model = dict(backbone=dict(eta={eta!r}))\n'
+    )
+    return path
 
 
 def _build_loop(runner: Runner, split: str) -> None:

@@ -4,20 +4,52 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mmengine
+import numpy as np
 from mmengine.evaluator import BaseMetric
+from mmengine.logging import MMLogger
 
 from mmscope.registry import METRICS
+
+from .exit_statistics import (
+    SIZES,
+    ImageRecord,
+    auroc,
+    head_scores,
+    objects_in,
+    rate_by,
+    statistics_tables,
+)
+from .task_metric import TaskMetric
+
+HISTOGRAM_BINS = 10
 
 
 @METRICS.register_module()
 class ExitMetric(BaseMetric):
-    """Share of images, or of their windows, that kept the coarse answer.
+    """Which images kept the coarse answer, how surely, and at what price.
 
-    It reads ``exited`` and ``exit_confidence`` of every prediction, and
-    works beside IoUMetric and CocoMetric and in distributed evaluation.
+    It works beside IoUMetric and CocoMetric in any config and in distributed
+    evaluation. It reports
+
+    - 'rate', the share of images (or of their windows) that exited, and the
+      mean 'confidence';
+    - 'head_mAP' and 'head_F1' of the exit head as a classifier of the
+      classes present, where predictions carry ``exit_scores`` and there is
+      ground truth;
+    - the task's main score on 'exited' and on 'refined' images, with
+      ``task`` set;
+    - 'auroc', how well confidence tells that the coarse answer is as good as
+      the fine one, where predictions carry ``coarse_answer``: set the
+      model's ``keep_coarse`` and eta = 1;
+
+    and logs the histogram of confidence and the exit rate of images by the
+    classes and by the sizes of the objects that they show.
 
     Args:
-        out_file: Json file for the decision about each image, or None.
+        out_file: Json file for all this and the decision about each image,
+            or None.
+        task: Config of the task's metric, such as IoUMetric's, or None.
+        tolerance: Points that a coarse answer "as good" may lack.
         collect_device: Where results of several processes meet.
         prefix: Prefix of the metrics' names.
     """
@@ -27,11 +59,28 @@ class ExitMetric(BaseMetric):
     def __init__(
         self,
         out_file: str | None = None,
+        task: dict | None = None,
+        tolerance: float = 5.0,
         collect_device: str = 'cpu',
         prefix: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.out_file = out_file
+        self.tolerance = tolerance
+        self.task = None
+        if task is not None:
+            self.task = TaskMetric(METRICS.build(task))
+
+    @property
+    def dataset_meta(self) -> dict | None:
+        """Classes and palette of the dataset, needed by the task's metric."""
+        return self._dataset_meta
+
+    @dataset_meta.setter
+    def dataset_meta(self, meta: dict) -> None:
+        self._dataset_meta = meta
+        if self.task is not None:
+            self.task.metric.dataset_meta = meta
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Record the decision about each image.
@@ -45,19 +94,87 @@ class ExitMetric(BaseMetric):
                     'ExitMetric needs predictions with `exited`; use a model '
                     'of mmscope with an exit head'
                 )
+            entry = quality = coarse_quality = None
+            if self.task is not None:
+                (entry,) = self.task.judge([sample])
+                if 'coarse_answer' in sample:
+                    coarse = {**sample, **sample['coarse_answer']}
+                    quality = self.task.quality(entry)
+                    coarse_quality = self.task.quality(
+                        self.task.judge([coarse])[0]
+                    )
+            scores = sample.get('exit_scores')
             self.results.append(
-                dict(
-                    image=Path(sample.get('img_path', '')).name,
+                ImageRecord(
+                    image=Path(sample.get('img_path') or '').name,
                     exited=float(sample['exited']),
                     confidence=float(sample['exit_confidence']),
+                    scores=None if scores is None else scores.cpu().numpy(),
+                    objects=objects_in(sample),
+                    entry=entry,
+                    quality=quality,
+                    coarse_quality=coarse_quality,
                 )
             )
 
-    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        """Average over the images."""
-        if self.out_file:
-            mmengine.dump(results, self.out_file, indent=2)
-        return dict(
-            rate=sum(r['exited'] for r in results) / len(results),
-            confidence=sum(r['confidence'] for r in results) / len(results),
+    def compute_metrics(self, results: list[ImageRecord]) -> dict[str, float]:
+        """Sum up over the images."""
+        exited = np.array([r.exited for r in results])
+        confidence = np.array([r.confidence for r in results])
+        metrics = dict(
+            rate=float(exited.mean()), confidence=float(confidence.mean())
         )
+        metrics.update(head_scores(results))
+        if self.task is not None:
+            for name, rows in (
+                ('exited', np.flatnonzero(exited == 1)),
+                ('refined', np.flatnonzero(exited == 0)),
+            ):
+                if len(rows):
+                    entries = [results[i].entry for i in rows]
+                    metrics[name] = self.task.main_score(entries)
+        if all(r.coarse_quality is not None for r in results) and not any(
+            exited
+        ):
+            loss = np.array([r.quality - r.coarse_quality for r in results])
+            metrics['auroc'] = auroc(confidence, loss <= self.tolerance)
+
+        classes = (self.dataset_meta or {}).get('classes')
+        by_class = rate_by(
+            results, lambda label, _: classes[label] if classes else label
+        )
+        by_size = rate_by(results, lambda _, area: size_name(area))
+        histogram = np.histogram(
+            confidence[np.isfinite(confidence)],
+            bins=HISTOGRAM_BINS,
+            range=(0, 1),
+        )[0].tolist()
+        logger = MMLogger.get_current_instance()
+        logger.info(
+            'exits:\n%s', statistics_tables(histogram, by_class, by_size)
+        )
+        if self.out_file:
+            mmengine.dump(
+                dict(
+                    metrics=metrics,
+                    histogram=histogram,
+                    by_class=by_class,
+                    by_size=by_size,
+                    images=[
+                        dict(
+                            image=r.image,
+                            exited=r.exited,
+                            confidence=r.confidence,
+                        )
+                        for r in results
+                    ],
+                ),
+                self.out_file,
+                indent=2,
+            )
+        return metrics
+
+
+def size_name(area: float) -> str:
+    """COCO's name for an object of so many pixels."""
+    return next(name for name, limit in SIZES if area < limit)

@@ -56,6 +56,10 @@ class ExitHead(BaseModule, metaclass=ABCMeta):
         """Confidence of each prediction: (B, K) to (B,) in [0, 1]."""
 
     @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probability of each class in float32: (B, K) to (B, K)."""
+
+    @abstractmethod
     def supervision(self, logits: Tensor, target: Tensor) -> Tensor:
         """Loss of the logits against the ground truth, a scalar."""
 
@@ -114,6 +118,10 @@ class MultiLabelExitHead(ExitHead):
         """See :func:`mmscope.scope.multi_label_confidence`."""
         return multi_label_confidence(logits, self.confidence_mode)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Sigmoid: classes do not exclude each other."""
+        return logits.float().sigmoid()
+
     def supervision(self, logits: Tensor, target: Tensor) -> Tensor:
         """Binary cross-entropy with a multi-hot target (B, K)."""
         return F.binary_cross_entropy_with_logits(logits.float(), target)
@@ -128,6 +136,10 @@ class SingleLabelExitHead(ExitHead):
     def confidence(self, logits: Tensor) -> Tensor:
         """Probability of the predicted class (Eq. 6-7)."""
         return single_label_confidence(logits)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Softmax."""
+        return logits.float().softmax(dim=1)
 
     def supervision(self, logits: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy with labels (B,) or soft labels (B, K)."""

@@ -1,15 +1,38 @@
 """What a segmentor, detector or classifier needs to supervise its exits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 
+import torch
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmscope.registry import MODELS
 from mmscope.scope.checks import check_choice
 from mmscope.scope.losses import CONSISTENCIES
 
+from .exit_policies import Evidence
 from .mambascope import MambaScopeBackbone
-from .scope_result import ScopeResult
+from .scope_result import CoarseStage, ScopeResult
+
+# mm's signatures have no room for what the backbone decided
+_COLLECTORS: ContextVar[tuple[list[ScopeResult], ...]] = ContextVar(
+    'collectors', default=()
+)
+
+
+@contextmanager
+def collect_results() -> Iterator[list[ScopeResult]]:
+    """Collect the ScopeResult of every forward pass inside the block."""
+    results: list[ScopeResult] = []
+    token = _COLLECTORS.set((*_COLLECTORS.get(), results))
+    try:
+        yield results
+    finally:
+        _COLLECTORS.reset(token)
 
 
 class ExitSupervision(nn.Module):
@@ -27,6 +50,7 @@ class ExitSupervision(nn.Module):
         consistency_weight: float,
         consistency: str,
         coarse_decode_weight: float,
+        exit_policy: dict | None = None,
     ) -> None:
         """Check and keep the options of exit supervision.
 
@@ -35,6 +59,8 @@ class ExitSupervision(nn.Module):
             consistency_weight: Weight of the KL term.
             consistency: See :func:`mmscope.scope.consistency_loss`.
             coarse_decode_weight: Weight of the task loss on coarse maps.
+            exit_policy: Config of an :class:`ExitPolicy` that decides in
+                inference instead of the exit head.
 
         Raises:
             TypeError: the backbone is no MambaScopeBackbone.
@@ -65,6 +91,95 @@ class ExitSupervision(nn.Module):
         self.consistency_weight = consistency_weight
         self.consistency = consistency
         self.coarse_decode_weight = coarse_decode_weight
+        self.exit_policy = MODELS.build(exit_policy) if exit_policy else None
+
+    def scope(
+        self,
+        inputs: Tensor,
+        content: Tensor,
+        paths: Sequence[str] = (),
+        decode: Callable[[tuple[Tensor, ...]], Tensor] | None = None,
+    ) -> ScopeResult:
+        """Run the backbone, under the exit policy if there is one.
+
+        Args:
+            inputs: Images, (B, 3, H, W).
+            content: See :class:`Evidence`.
+            paths: See :class:`Evidence`; used in inference.
+            decode: Turns coarse maps into logits of every pixel, for
+                policies.
+        """
+        policy = None if self.training else self.exit_policy
+
+        def judge(coarse: CoarseStage, logits: Tensor) -> Tensor:
+            see = None if decode is None else partial(decode, coarse.maps)
+            return policy(Evidence(coarse, logits, content, paths, see))
+
+        result = self.backbone.scope(
+            inputs,
+            self.valid_cells(content),
+            judge=None if policy is None else judge,
+        )
+        for results in _COLLECTORS.get():
+            results.append(result)
+        return result
+
+    def tell_exits(
+        self,
+        samples: list[BaseDataElement],
+        results: Sequence[ScopeResult],
+        as_share: bool = False,
+    ) -> list[BaseDataElement]:
+        """Write into predictions how they came about.
+
+        Args:
+            samples: Predictions, B; get ``exited``, ``exit_confidence`` and
+                ``exit_scores`` (K,).
+            results: Of the forward pass over all of them, or of one for each
+                window, which are averaged.
+            as_share: Whether ``exited`` is the share of windows.
+        """
+        exited = torch.stack([r.exited for r in results]).float().mean(0)
+        confidence = torch.stack([r.confidence for r in results]).mean(0)
+        prob = self.backbone.exit_head.probabilities
+        scores = torch.stack([prob(r.coarse_logits) for r in results]).mean(0)
+        for sample, share, value, score in zip(
+            samples, exited.tolist(), confidence.tolist(), scores, strict=True
+        ):
+            sample.exited = share if as_share else bool(share)
+            sample.exit_confidence = value
+            sample.exit_scores = score
+        return samples
+
+    def val_step(self, data: dict) -> list[BaseDataElement]:
+        """Predict; see :meth:`test_step`."""
+        return self._predict_both(super().val_step, data)
+
+    def test_step(self, data: dict) -> list[BaseDataElement]:
+        """Predict, with the ``coarse_answer`` beside if that is kept.
+
+        Args:
+            data: 'inputs' and 'data_samples', as mmengine's.
+        """
+        return self._predict_both(super().test_step, data)
+
+    def _predict_both(
+        self, predict: Callable[[dict], list], data: dict
+    ) -> list[BaseDataElement]:
+        if not (self.test_cfg or {}).get('keep_coarse', False):
+            return predict(data)
+        # a prediction writes to its samples
+        copies = [sample.clone() for sample in data['data_samples']]
+        own = self.backbone.eta
+        self.backbone.eta = 0.0
+        try:
+            coarse = predict(dict(data, data_samples=copies))
+        finally:
+            self.backbone.eta = own
+        samples = predict(data)
+        for sample, answer in zip(samples, coarse, strict=True):
+            sample.coarse_answer = answer
+        return samples
 
     def exit_losses(
         self, result: ScopeResult, target: Tensor

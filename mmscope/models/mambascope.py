@@ -1,6 +1,6 @@
 """MambaScope: a coarse pass, early exit, and a selective fine pass."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ from .scope_result import (
 )
 from .vim_encoder import VimEncoder, resize_pos_embed
 
+Judge = Callable[[CoarseStage, Tensor], Tensor]
 CHOICES = dict(
     out_type=('featmap',),
     reuse=REUSES,
@@ -240,6 +241,7 @@ class MambaScopeBackbone(VimEncoder):
         x: Tensor,
         valid: Tensor | None = None,
         eta: float | None = None,
+        judge: Judge | None = None,
     ) -> ScopeResult:
         """Run the coarse pass, and the fine pass where it is needed.
 
@@ -249,6 +251,9 @@ class MambaScopeBackbone(VimEncoder):
                 (B, ceil(H / 2P), ceil(W / 2P)); by default everywhere.
             eta: Threshold instead of the backbone's own. In training both
                 are ignored and every image is refined.
+            judge: Gives the confidence of the coarse answers (B,) from the
+                coarse stage and the exit head's logits, instead of the exit
+                head.
 
         Returns:
             Features and decisions.
@@ -263,7 +268,7 @@ class MambaScopeBackbone(VimEncoder):
         x = self.pad(x)
         valid = self._check_valid(valid, x)
         coarse = self.encode_coarse(x)
-        decision = self._decide(coarse, eta)
+        decision = self._decide(coarse, eta, judge)
         num = num_selected(self.alpha, coarse.importance.shape[1])
         hard = self._hard_rows(decision, eta)
         if len(hard) == 0:
@@ -410,14 +415,20 @@ class MambaScopeBackbone(VimEncoder):
             )
         return valid.flatten(1)
 
-    def _decide(self, coarse: CoarseStage, eta: float) -> Decision:
+    def _decide(
+        self, coarse: CoarseStage, eta: float, judge: Judge | None
+    ) -> Decision:
         """Judge the coarse answers; eta = 0 where nothing can be refined."""
         if self.exit_head is None:
             logits = None
             confidence = torch.full_like(coarse.importance[:, 0], torch.nan)
         else:
             logits = self.exit_head(coarse.cls)
-            confidence = self.exit_head.confidence(logits)
+            confidence = (
+                self.exit_head.confidence(logits)
+                if judge is None
+                else judge(coarse, logits)
+            )
         exited = exits(confidence, eta if self.alpha > 0 else 0)
         return Decision(logits, confidence, exited)
 

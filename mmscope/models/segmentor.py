@@ -1,9 +1,5 @@
 """Semantic segmentation with early exit, over mmseg."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +10,7 @@ from mmscope.utils.versions import require
 
 from .exit_supervision import (
     ExitSupervision,
+    collect_results,
     content_mask,
     frozen_batch_norm,
 )
@@ -23,21 +20,6 @@ require('mmseg')
 
 from mmseg.models import EncoderDecoder, SegDataPreProcessor  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
-
-# mmseg's signatures have no room for the decisions of the backbone
-_DECISIONS: ContextVar[list[ScopeResult] | None] = ContextVar(
-    'decisions', default=None
-)
-
-
-@contextmanager
-def _collect_decisions() -> Iterator[list[ScopeResult]]:
-    """Collect the ScopeResult of every forward pass inside the block."""
-    token = _DECISIONS.set([])
-    try:
-        yield _DECISIONS.get()
-    finally:
-        _DECISIONS.reset(token)
 
 
 @MODELS.register_module()
@@ -124,8 +106,9 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
 
     Training adds to mmseg's losses the exit head's supervision by the
     classes present in the mask and the consistency of both stages (Eq. 21).
-    Predictions carry ``exited`` and ``exit_confidence``; with slide
-    inference these are means over the windows.
+    Predictions carry ``exited``, ``exit_confidence`` and ``exit_scores``, the
+    exit head's probabilities; with slide inference these are means over the
+    windows. With ``test_cfg.keep_coarse`` they carry ``coarse_answer``, too.
 
     Args:
         backbone: Config of a :class:`MambaScopeBackbone` with an exit head.
@@ -140,6 +123,8 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
             loss on the coarse maps, decoded at the backbone's
             ``exit_resolution``, so that exited images get good masks.
             BatchNorm layers use and keep their running statistics there.
+        exit_policy: Config of an :class:`ExitPolicy` that decides in
+            inference; None leaves it to the exit head.
         train_cfg: As for EncoderDecoder.
         test_cfg: As for EncoderDecoder.
         data_preprocessor: Use :class:`ScopeSegDataPreprocessor`.
@@ -156,6 +141,7 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
         consistency_weight: float = 1.0,
         consistency: str = 'teacher',
         coarse_decode_weight: float = 0.0,
+        exit_policy: dict | None = None,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
@@ -172,7 +158,11 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
             init_cfg=init_cfg,
         )
         self.set_up_exits(
-            exit_weight, consistency_weight, consistency, coarse_decode_weight
+            exit_weight,
+            consistency_weight,
+            consistency,
+            coarse_decode_weight,
+            exit_policy,
         )
         exit_classes = self.backbone.exit_head.num_classes
         if exit_classes != self.num_classes:
@@ -192,7 +182,7 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
         """
         target = self._exit_target(data_samples)
         content = self._content(inputs, data_samples)
-        result = self.backbone.scope(inputs, self.valid_cells(content))
+        result = self.scope(inputs, content)
         maps = self._neck(result.features)
         losses = self._decode_head_forward_train(maps, data_samples)
         if self.with_auxiliary_head:
@@ -248,42 +238,58 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
             Logits, (B, K, H, W).
         """
         inputs, content = inputs[:, :-1], inputs[:, -1:]
-        result = self.backbone.scope(inputs, self.valid_cells(content))
-        decisions = _DECISIONS.get()
-        if decisions is not None:
-            decisions.append(result)
-        if self.backbone.exit_resolution == 'fine':
-            return self._decode(result.features, batch_img_metas)
+        seen: list[Tensor] = []  # coarse answers that a policy looked at
+
+        def decode_coarse(maps: tuple[Tensor, ...]) -> Tensor:
+            seen.append(self._decode_coarse(maps, batch_img_metas))
+            return seen[-1]
+
+        paths = [meta.get('img_path', '') for meta in batch_img_metas]
+        result = self.scope(inputs, content, paths, decode_coarse)
+        return self._answer(
+            result, seen[-1] if seen else None, batch_img_metas
+        )
+
+    def _answer(
+        self,
+        result: ScopeResult,
+        coarse: Tensor | None,
+        batch_img_metas: list[dict],
+    ) -> Tensor:
+        """Decode each image from the pass that it ended in.
+
+        Args:
+            result: Of the backbone.
+            coarse: Coarse logits of all images, if they are there already.
+            batch_img_metas: As for EncoderDecoder.
+        """
         easy = result.exited.nonzero().squeeze(1)
-        if len(easy) == 0:
+        one_head = self.backbone.exit_resolution == 'fine' and coarse is None
+        if len(easy) == 0 or one_head:
             return self._decode(result.features, batch_img_metas)
-        if len(easy) == len(inputs):
-            return self._decode(result.coarse_features, batch_img_metas)
+        if coarse is None:
+            maps = tuple(m[easy] for m in result.coarse_features)
+            coarse = self._decode_coarse(maps, batch_img_metas)
+        else:
+            coarse = coarse[easy]
+        if len(easy) == len(result.exited):
+            return coarse
         hard = result.exited.logical_not().nonzero().squeeze(1)
-        coarse = tuple(m[easy] for m in result.coarse_features)
-        coarse = self._decode(coarse, batch_img_metas)
         fine = tuple(m[hard] for m in result.features)
         fine = self._decode(fine, batch_img_metas)
-        logits = fine.new_empty(len(inputs), *fine.shape[1:])
+        logits = fine.new_empty(len(result.exited), *fine.shape[1:])
         return replace_rows(replace_rows(logits, easy, coarse), hard, fine)
 
     def _predict_batch(
         self, inputs: Tensor, data_samples: list[SegDataSample] | None
     ) -> list[SegDataSample]:
         content = self._content(inputs, data_samples)
-        with _collect_decisions() as decisions:
+        with collect_results() as results:
             samples = super().predict(
                 torch.cat([inputs, content], dim=1), data_samples
             )
-        exited = torch.stack([d.exited for d in decisions]).float().mean(0)
-        confidence = torch.stack([d.confidence for d in decisions]).mean(0)
         slides = self.test_cfg.get('mode', 'whole') == 'slide'
-        for sample, exit_share, value in zip(
-            samples, exited.tolist(), confidence.tolist(), strict=True
-        ):
-            sample.exited = exit_share if slides else bool(exit_share)
-            sample.exit_confidence = value
-        return samples
+        return self.tell_exits(samples, results, as_share=slides)
 
     def _decode(
         self, maps: tuple[Tensor, ...], batch_img_metas: list[dict]
@@ -292,16 +298,25 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
             self._neck(maps), batch_img_metas, self.test_cfg
         )
 
+    def _decode_coarse(
+        self, maps: tuple[Tensor, ...], batch_img_metas: list[dict]
+    ) -> Tensor:
+        return self._decode(self._coarse_maps(maps), batch_img_metas)
+
     def _neck(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return self.neck(maps) if self.with_neck else maps
+
+    def _coarse_maps(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Coarse maps at the resolution that exited images decode at."""
+        if self.backbone.exit_resolution == 'coarse':
+            return maps
+        return tuple(F.interpolate(m, scale_factor=2) for m in maps)
 
     def _coarse_decode_loss(
         self, result: ScopeResult, data_samples: list[SegDataSample]
     ) -> dict[str, Tensor]:
         """Task loss of exited images, decoded as inference decodes them."""
-        maps = result.coarse_features
-        if self.backbone.exit_resolution == 'fine':
-            maps = tuple(F.interpolate(m, scale_factor=2) for m in maps)
+        maps = self._coarse_maps(result.coarse_features)
         neck = self.neck if self.with_neck else None
         with frozen_batch_norm(neck, self.decode_head):
             losses = self._decode_head_forward_train(

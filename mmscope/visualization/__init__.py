@@ -1,9 +1,20 @@
 """Pictures and plots."""
 
-from .exit_pictures import (
-    PictureCollector,
-    draw_contact_sheet,
-    plot_sweep,
+from .exit_plots import plot_stages, plot_sweep
+from .scope_pictures import (
+    ScopePicture,
+    build_visualizer,
+    draw_answer,
+    draw_scope,
+    picture_scope,
 )
 
-__all__ = ['PictureCollector', 'draw_contact_sheet', 'plot_sweep']
+__all__ = [
+    'ScopePicture',
+    'build_visualizer',
+    'draw_answer',
+    'draw_scope',
+    'picture_scope',
+    'plot_stages',
+    'plot_sweep',
+]

@@ -198,9 +198,9 @@ def test_padding_is_selected_last_in_every_window(make_segmentor) -> None:
     masks = []
     scope = model.backbone.scope
 
-    def recording(x: Tensor, valid: Tensor):
+    def recording(x: Tensor, valid: Tensor, **options: object):
         masks.append(valid)
-        result = scope(x, valid)
+        result = scope(x, valid, **options)
         masks[-1] = (valid.flatten(1), result.selected)
         return result
 

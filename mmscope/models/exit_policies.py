@@ -1,0 +1,227 @@
+"""Judges of the coarse answer other than the exit head's own confidence."""
+
+import random
+from abc import ABCMeta, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import mmengine
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmscope.registry import MODELS
+from mmscope.scope import multi_label_confidence
+from mmscope.scope.checks import check_choice
+from mmscope.scope.confidence import MULTI_LABEL_CONFIDENCES
+
+from .scope_result import CoarseStage
+
+
+class Evidence(NamedTuple):
+    """What a policy may look at.
+
+    Attributes:
+        coarse: The coarse stage of B images.
+        logits: Exit head on the coarse class token, (B, K).
+        content: 1 where a pixel is no padding, (B, 1, H, W).
+        paths: File of each image, '' where it has none.
+        decode: Turns the coarse maps into the logits of every pixel,
+            (B, K, h, w); None in models without any.
+    """
+
+    coarse: CoarseStage
+    logits: Tensor
+    content: Tensor
+    paths: Sequence[str]
+    decode: Callable[[], Tensor] | None
+
+
+class ExitPolicy(BaseModule, metaclass=ABCMeta):
+    """How sure one may be of the coarse answer.
+
+    Set ``exit_policy`` of mmscope's segmentor or detector to one of them; an
+    image then exits iff the policy's confidence reaches eta. A subclass
+    registered in ``mmscope.registry.MODELS`` is a policy of your own.
+    """
+
+    @abstractmethod
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Judge coarse answers: confidences in [0, 1], (B,)."""
+
+
+@MODELS.register_module()
+class HeadConfidence(ExitPolicy):
+    """The exit head, summed up in another way than its own.
+
+    Args:
+        mode: See :func:`mmscope.scope.multi_label_confidence`.
+    """
+
+    def __init__(self, mode: str = 'mean_positive') -> None:
+        super().__init__()
+        check_choice('mode', mode, MULTI_LABEL_CONFIDENCES)
+        self.mode = mode
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Confidences, (B,)."""
+        return multi_label_confidence(evidence.logits, self.mode)
+
+
+@MODELS.register_module()
+class PixelConfidence(ExitPolicy):
+    """Mean probability of the predicted class over the coarse pixels.
+
+    The coarse maps are decoded before the decision; an exited image keeps
+    this very answer, a refined one pays for it.
+    """
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Confidences, (B,).
+
+        Raises:
+            TypeError: the model predicts no pixels.
+        """
+        if evidence.decode is None:
+            raise TypeError(
+                'PixelConfidence needs a model that decodes pixels, such as '
+                'mmscope.MambaScopeSegmentor'
+            )
+        prob = evidence.decode().float().softmax(dim=1).amax(dim=1)
+        content = nn.functional.interpolate(
+            evidence.content, prob.shape[1:], mode='area'
+        ).squeeze(1)
+        return (prob * content).sum(dim=(1, 2)) / content.sum(dim=(1, 2))
+
+
+@MODELS.register_module()
+class RandomExit(ExitPolicy):
+    """Chance: the least that a policy must beat.
+
+    An image's confidence follows from its file name and the seed, so that it
+    does not depend on its batch mates; images without a file draw anew.
+
+    Args:
+        seed: Of the draws.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.seed = seed
+        self._unnamed = random.Random(seed)
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Confidences, uniform in [0, 1), (B,)."""
+        draws = [
+            random.Random(f'{self.seed} {Path(path).name}').random()
+            if path
+            else self._unnamed.random()
+            for path in evidence.paths
+        ]
+        return evidence.content.new_tensor(draws)
+
+
+@MODELS.register_module()
+class OracleExit(ExitPolicy):
+    """The best that a policy could do: it knows what each image loses.
+
+    Args:
+        losses: File that ``tools/eta_sweep.py`` wrote, losses.json: the
+            quality that the coarse answer to each image lacks.
+    """
+
+    def __init__(self, losses: str) -> None:
+        super().__init__()
+        if not Path(losses).is_file():
+            raise FileNotFoundError(
+                f'losses={losses!r} does not exist; tools/eta_sweep.py writes '
+                'it as losses.json'
+            )
+        self.losses = losses
+        table = mmengine.load(losses)
+        order = sorted(table, key=table.get)
+        self._confidence = {
+            name: 1 - (rank + 0.5) / len(order)
+            for rank, name in enumerate(order)
+        }
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Confidences: 1 where least is lost, (B,).
+
+        Raises:
+            KeyError: an image is not among the losses.
+        """
+        names = [Path(path).name for path in evidence.paths]
+        missing = [name for name in names if name not in self._confidence]
+        if missing:
+            raise KeyError(
+                f'{self.losses} knows no image {missing[0]!r}; run '
+                'tools/eta_sweep.py on the same dataset'
+            )
+        return evidence.content.new_tensor(
+            [self._confidence[name] for name in names]
+        )
+
+
+@MODELS.register_module()
+class LearnedRouter(ExitPolicy):
+    """A small network that predicts whether the coarse answer is as good.
+
+    It looks at the coarse class token and at the exit head's logits.
+    ``tools/train_router.py`` trains it with everything else frozen.
+
+    Args:
+        in_channels: Channels C of the class token.
+        num_classes: Classes K of the exit head.
+        hidden: Width of its one hidden layer.
+    """
+
+    def __init__(
+        self, in_channels: int, num_classes: int, hidden: int = 32
+    ) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(in_channels + num_classes, affine=False)
+        self.layers = nn.Sequential(
+            nn.Linear(in_channels + num_classes, hidden),
+            nn.GELU(),
+            nn.Dropout(0.2),
+            nn.Linear(hidden, 1),
+        )
+        # training a model leaves its router alone
+        self.requires_grad_(False)
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Confidences, (B,)."""
+        return self.score(self.inputs(evidence)).sigmoid()
+
+    @staticmethod
+    def inputs(evidence: Evidence) -> Tensor:
+        """What it looks at, (B, C + K)."""
+        return torch.cat(
+            [evidence.coarse.cls.float(), evidence.logits.float()], dim=1
+        )
+
+    def score(self, inputs: Tensor) -> Tensor:
+        """Logit of "as good": (B, C + K) to (B,)."""
+        return self.layers(self.norm(inputs)).squeeze(1)
+
+
+POLICIES: dict[str, dict] = {
+    **{
+        mode: dict(type='mmscope.HeadConfidence', mode=mode)
+        for mode in MULTI_LABEL_CONFIDENCES
+    },
+    'pixel': dict(type='mmscope.PixelConfidence'),
+    'chance': dict(type='mmscope.RandomExit'),
+}
+
+
+def build_policy(name: str) -> ExitPolicy:
+    """Build one of the policies that need no file and no training.
+
+    Args:
+        name: Key of ``POLICIES``.
+    """
+    check_choice('policy', name, POLICIES)
+    return MODELS.build(POLICIES[name])

@@ -1,0 +1,130 @@
+"""Plots of what early exit gives and costs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+Record = Mapping[str, float]
+
+
+def plot_sweep(
+    sweep: Sequence[Record],
+    curves: Mapping[str, Sequence[Record]],
+    path: str | Path,
+    score: str = 'mIoU',
+) -> None:
+    """Plot the score over the exit rate and, where counted, over GFLOPs.
+
+    Args:
+        sweep: Of :func:`mmscope.analysis.sweep_eta`; its ends are the points
+            "always exit" and "never exit".
+        curves: By name, 'exit_rate' and 'score' of other decisions: chance,
+            the oracle, other policies.
+        path: Picture to write.
+        score: Name of the score.
+    """
+    counted = np.isfinite([record['gflops'] for record in sweep]).all()
+    figure, axes = plt.subplots(
+        1, 2 if counted else 1, figsize=(11 if counted else 6.4, 4.4)
+    )
+    first = axes[0] if counted else axes
+    for name, records in curves.items():
+        ordered = sorted(records, key=lambda r: r['exit_rate'])
+        rates = np.array([100 * r['exit_rate'] for r in ordered])
+        scores = np.array([r['score'] for r in ordered])
+        style = CURVE_STYLES.get(name, OTHER_STYLES[len(first.lines) % 4])
+        first.plot(rates, scores, style, label=name, linewidth=1.3)
+        if 'deviation' in ordered[0]:
+            spread = np.array([r['deviation'] for r in ordered])
+            first.fill_between(
+                rates, scores - spread, scores + spread, color='C7', alpha=0.2
+            )
+    _draw_sweep(first, sweep, 'exit_rate', 100)
+    first.set_xlabel('images that exit early (%)')
+    first.set_ylabel(f'{score} (%)')
+    first.legend()
+    if counted:
+        _draw_sweep(axes[1], sweep, 'gflops', 1)
+        axes[1].set_xlabel('GFLOPs per image (mean)')
+    for axis in figure.axes:
+        axis.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
+CURVE_STYLES = {'random': 'C7:', 'oracle': 'C2--'}
+OTHER_STYLES = ('C1-', 'C4-', 'C5-', 'C6-')
+
+
+def _draw_sweep(
+    axis: plt.Axes, sweep: Sequence[Record], x: str, factor: float
+) -> None:
+    """Draw the points of the thresholds, with the two ends marked."""
+    ordered = sorted(sweep, key=lambda r: r['exit_rate'])
+    xs = [factor * r[x] for r in ordered]
+    ys = [r['score'] for r in ordered]
+    axis.plot(xs, ys, 'C0o-', markersize=4, label='this model, by eta')
+    for index, marker, label in (
+        (0, '^', 'never exit'),
+        (-1, 'v', 'always exit'),
+    ):
+        axis.plot(xs[index], ys[index], f'C3{marker}', label=label, zorder=3)
+    last = None
+    for record, at, score in zip(ordered, xs, ys, strict=True):
+        if last is None or record['exit_rate'] - last > 0.08:
+            last = record['exit_rate']
+            axis.annotate(
+                f'{record["eta"]:.2g}',
+                (at, score),
+                textcoords='offset points',
+                xytext=(3, 5),
+                fontsize=8,
+            )
+
+
+def plot_stages(
+    stages: Sequence[Record], sweep: Sequence[Record], path: str | Path
+) -> None:
+    """Draw how many images end at each stage, right and wrong (Figure 8).
+
+    Args:
+        stages: Of :func:`mmscope.analysis.stage_counts`.
+        sweep: Of :func:`mmscope.analysis.sweep_eta` at the same thresholds.
+        path: Picture to write.
+    """
+    figure, axis = plt.subplots(figsize=(0.55 * len(stages) + 3, 4.4))
+    places = np.arange(len(stages))
+    base = np.zeros(len(stages))
+    for key, label, colour in STAGES:
+        heights = np.array([record[key] for record in stages])
+        axis.bar(places, heights, bottom=base, color=colour, label=label)
+        base += heights
+    axis.set_xticks(
+        places, [f'{r["eta"]:.3g}' for r in stages], rotation=45, fontsize=8
+    )
+    axis.set_xlabel('eta')
+    axis.set_ylabel('images')
+    score = axis.twinx()
+    score.plot(places, [r['score'] for r in sweep], 'k.-', label='score')
+    score.set_ylabel('score (%)')
+    figure.legend(loc='upper center', ncols=3, fontsize=8)
+    save_figure(figure, path, top=0.86)
+
+
+STAGES = (
+    ('exited_right', 'coarse, as good as fine', '#2a7f62'),
+    ('exited_wrong', 'coarse, worse than fine', '#9fd3be'),
+    ('refined_wrong', 'fine, coarse had sufficed', '#c9d5ef'),
+    ('refined_right', 'fine, needed', '#3b5ba5'),
+)
+
+
+def save_figure(
+    figure: plt.Figure, path: str | Path, top: float = 1.0
+) -> None:
+    """Write a figure, making its folder, and close it."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout(rect=(0, 0, 1, top))
+    figure.savefig(path, dpi=110, bbox_inches='tight')
+    plt.close(figure)

@@ -1,0 +1,63 @@
+"""Segment or detect in images, and say which of them exit early."""
+
+import argparse
+from pathlib import Path
+
+import mmcv
+import mmengine
+from rich.console import Console
+from rich.table import Table
+
+from mmscope.apis import ScopeInferencer
+from mmscope.visualization import build_visualizer, draw_answer
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('images', nargs='+', help='images or folders')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--eta', type=float, help="confidence to exit; default the config's"
+    )
+    parser.add_argument(
+        '--out-dir', default='work_dirs/image_demo', help='folder of pictures'
+    )
+    parser.add_argument('--batch-size', type=int, default=8)
+    parser.add_argument('--device', help='where to run')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    inferencer = ScopeInferencer(
+        args.config, args.checkpoint, args.eta, args.batch_size, args.device
+    )
+    samples = inferencer(args.images, progress=True)
+    visualizer = build_visualizer(inferencer.cfg)
+    out_dir = Path(args.out_dir)
+    table = Table('image', 'exited', 'confidence')
+    records = []
+    for sample in samples:
+        image = mmcv.imread(sample.img_path, channel_order='rgb')
+        name = Path(sample.img_path).name
+        drawn = draw_answer(sample, image, visualizer)
+        mmcv.imwrite(drawn[..., ::-1], str(out_dir / f'{name}.png'))
+        records.append(
+            dict(
+                image=name,
+                exited=sample.exited,
+                confidence=sample.exit_confidence,
+            )
+        )
+        table.add_row(
+            name, str(sample.exited), f'{sample.exit_confidence:.3f}'
+        )
+    mmengine.dump(records, out_dir / 'exits.json', indent=2)
+    console = Console()
+    console.print(table)
+    console.print(f'written to {out_dir}')
+
+
+if __name__ == '__main__':
+    main()
