@@ -1,16 +1,19 @@
-"""Backbones, heads and segmentors."""
+"""Backbones, necks, heads, segmentors and detectors."""
 
 from mmscope.utils.versions import installed_version
 
 from .exit_head import MultiLabelExitHead, SingleLabelExitHead
 from .mambascope import MambaScopeBackbone
+from .necks import LayerNorm2d, SimpleFeaturePyramid
 from .scope_result import ScopeResult
 from .vision_mamba import VisionMambaBackbone
 
 __all__ = [
+    'LayerNorm2d',
     'MambaScopeBackbone',
     'MultiLabelExitHead',
     'ScopeResult',
+    'SimpleFeaturePyramid',
     'SingleLabelExitHead',
     'VisionMambaBackbone',
 ]
@@ -19,3 +22,8 @@ if installed_version('mmseg') is not None:
     from .segmentor import MambaScopeSegmentor, ScopeSegDataPreprocessor
 
     __all__ += ['MambaScopeSegmentor', 'ScopeSegDataPreprocessor']
+
+if installed_version('mmdet') is not None:
+    from .detector import DetectorExits, MambaScopeCascadeRCNN
+
+    __all__ += ['DetectorExits', 'MambaScopeCascadeRCNN']
