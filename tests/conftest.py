@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
@@ -156,7 +157,10 @@ def single_run() -> Iterator[None]:
     mmengine keeps loggers, message hubs and visualizers by name. For tiny
     networks, two threads would only wait for each other.
     """
-    kept = (MMLogger, MessageHub, DefaultScope, SegLocalVisualizer)
+    kept = (
+        *(MMLogger, MessageHub, DefaultScope),
+        *(SegLocalVisualizer, DetLocalVisualizer),
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for manager in kept:

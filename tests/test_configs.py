@@ -20,6 +20,8 @@ CONFIGS = sorted(
     if '_base_' not in path.parts
 )
 UPERNET = [name for name in CONFIGS if name.startswith('upernet/')]
+# these have tests of their own
+COCO = [name for name in CONFIGS if name.startswith('cascade_mask_rcnn/')]
 WRAPPERS = {
     'ClassBalancedDataset',
     'ConcatDataset',
@@ -90,7 +92,7 @@ def test_there_are_configs() -> None:
     assert len(UPERNET) == len(PARAMETERS)
 
 
-@pytest.mark.parametrize('name', sorted(set(CONFIGS) - set(UPERNET)))
+@pytest.mark.parametrize('name', sorted({*CONFIGS} - {*UPERNET, *COCO}))
 def test_config_builds(name: str) -> None:
     assert next(build(read(name)).parameters()).isfinite().all()
 
@@ -225,7 +227,9 @@ def test_metafile_lists_every_config_of_its_folder(path: Path) -> None:
         assert model['In Collection'] in collections
         # nothing of the paper's may pass for ours
         assert 'Results' not in model
-        assert model['Paper Results']['Metrics']
+        # the paper reports no MambaScope-S on COCO
+        if 'Paper Results' in model or '_s_coco' not in model['Config']:
+            assert model['Paper Results']['Metrics']
     files = [c[key] for c in meta['Collections'] for key in c if key in _FILES]
     assert files
     assert all((ROOT / file).is_file() for file in files)

@@ -1,5 +1,6 @@
 """Clear errors for datasets that are not where a config says."""
 
+import json
 from pathlib import Path
 
 from mmengine.config import ConfigDict
@@ -33,3 +34,53 @@ def check_dataset(dataloader: ConfigDict | None) -> None:
         'data_root with --cfg-options train_dataloader.dataset.data_root=... '
         '(val_ and test_dataloader likewise)'
     )
+
+
+def check_evaluator(name: str, evaluator: ConfigDict | None) -> None:
+    """Refuse an evaluator whose annotation file is missing.
+
+    Args:
+        name: Its name in the config.
+        evaluator: Config of one metric, or of several, which are left to
+            their own checks.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path = evaluator.get('ann_file') if isinstance(evaluator, dict) else None
+    if path and not Path(path).is_file():
+        raise FileNotFoundError(
+            f'{name}.ann_file={path!r} does not exist; it belongs to the '
+            f'dataset: set both, with --cfg-options {name}.ann_file=...'
+        )
+
+
+def check_annotations(dataset: ConfigDict) -> None:
+    """Refuse a dataset whose json file is corrupt or not COCO's.
+
+    It parses the file, which takes a while for all of COCO: call it where
+    loading has failed, to say why.
+
+    Args:
+        dataset: Config of a dataset; those without a json are left alone.
+
+    Raises:
+        ValueError: the file is no json, or lacks COCO's lists.
+    """
+    ann_file = dataset.get('ann_file') or ''
+    if not ann_file.endswith('.json'):
+        return
+    path = Path(dataset.get('data_root') or '') / ann_file
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as err:
+        raise ValueError(
+            f'{path} is not valid json: {err}; the file is corrupt, restore it'
+        ) from err
+    keys = ('images', 'annotations', 'categories')
+    lists = content if isinstance(content, dict) else {}
+    if missing := [key for key in keys if key not in lists]:
+        raise ValueError(
+            f'{path} is no COCO annotation file: it needs the lists {keys} '
+            f'and lacks {missing}; choose another ann_file'
+        )

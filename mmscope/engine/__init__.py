@@ -1,5 +1,11 @@
-"""Hooks, and what the tools do before a run."""
+"""Hooks, layer-wise learning rates, and what the tools do before a run."""
 
 from .hooks import AlphaScheduleHook, FiniteLossHook, RandomStateHook
+from .layer_decay import LayerDecayConstructor
 
-__all__ = ['AlphaScheduleHook', 'FiniteLossHook', 'RandomStateHook']
+__all__ = [
+    'AlphaScheduleHook',
+    'FiniteLossHook',
+    'LayerDecayConstructor',
+    'RandomStateHook',
+]

@@ -13,7 +13,11 @@ from mmengine.dist import is_distributed, master_only
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
-from mmscope.datasets.layout import check_dataset
+from mmscope.datasets.layout import (
+    check_annotations,
+    check_dataset,
+    check_evaluator,
+)
 from mmscope.utils.checkpoint import CheckpointError, read_state_dict
 
 from .hooks import unwrap
@@ -91,18 +95,37 @@ def set_resume(cfg: Config, source: str) -> None:
 
 def set_pictures(cfg: Config, folder: str) -> None:
     """Draw every prediction beside its ground truth into a folder."""
-    cfg.default_hooks.visualization.update(draw=True, interval=1)
-    cfg.visualizer.save_dir = folder
+    hook = cfg.default_hooks.visualization
+    hook.update(draw=True, interval=1)
+    if hook.type == 'DetVisualizationHook':
+        # names pictures after the images, which the visualizer does not
+        hook.test_out_dir = str(Path(folder).absolute())
+    else:
+        cfg.visualizer.save_dir = folder
 
 
 def set_output(cfg: Config, folder: str) -> None:
-    """Write predicted masks and the decision about each image.
+    """Write predictions and the decision about each image.
 
     Args:
-        cfg: Config to change; its evaluator is an IoUMetric.
-        folder: Gets predictions/ and exits.json.
+        cfg: Config to change; its evaluator is an IoUMetric or CocoMetric.
+        folder: Gets exits.json and predictions/, or predictions.bbox.json
+            and predictions.segm.json in COCO's format of results.
+
+    Raises:
+        ValueError: the evaluator is another one.
     """
-    cfg.test_evaluator.output_dir = str(Path(folder) / 'predictions')
+    evaluator, path = cfg.test_evaluator, Path(folder) / 'predictions'
+    if evaluator.type == 'IoUMetric':
+        evaluator.output_dir = str(path)
+    elif evaluator.type == 'CocoMetric':
+        path.parent.mkdir(parents=True, exist_ok=True)
+        evaluator.outfile_prefix = str(path)
+    else:
+        raise ValueError(
+            '--out needs a test_evaluator of type IoUMetric or CocoMetric, '
+            f'got {evaluator.type}; test without --out'
+        )
     if has_exits(cfg):
         cfg.exit_metric = dict(out_file=str(Path(folder) / 'exits.json'))
 
@@ -223,9 +246,11 @@ def build_runner(
 
     Raises:
         FileNotFoundError: a dataset folder is missing or has no samples.
+        ValueError: an annotation file cannot be read.
     """
     for split in splits:
         check_dataset(cfg.get(f'{split}_dataloader'))
+        check_evaluator(f'{split}_evaluator', cfg.get(f'{split}_evaluator'))
         _settle_workers(cfg.get(f'{split}_dataloader'))
     add_exit_metric(cfg, tuple(s for s in splits if s != 'train'))
     cfg.launcher = launcher
@@ -309,18 +334,31 @@ def _build_loop(runner: Runner, split: str) -> None:
     Raises:
         FileNotFoundError: the dataset found no samples; mmengine then fails
             to concatenate them.
+        ValueError: its annotation file cannot be read.
     """
     try:
         getattr(runner, f'{split}_loop')
-    except ValueError as err:
+    except Exception as err:
+        dataset = runner.cfg[f'{split}_dataloader'].dataset
+        check_annotations(dataset)
         if 'need at least one array' not in str(err):
             raise
-        dataset = runner.cfg[f'{split}_dataloader'].dataset
         raise FileNotFoundError(
             f'{dataset.type} found no samples in {dataset.data_root} below '
-            f'{dict(dataset.data_prefix)}: the folder is empty, or its files '
-            'do not end in img_suffix (.jpg by default)'
+            f'{dict(dataset.data_prefix)}: {_why_no_samples(dataset)}'
         ) from err
+
+
+def _why_no_samples(dataset: ConfigDict) -> str:
+    if dataset.get('ann_file'):
+        return (
+            f'{dataset.ann_file} has no image with one of its classes '
+            '(metainfo.classes) that filter_cfg lets pass'
+        )
+    return (
+        'the folder is empty, or its files do not end in img_suffix (.jpg '
+        'by default)'
+    )
 
 
 def _settle_workers(dataloader: ConfigDict | None) -> None:

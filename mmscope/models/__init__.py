@@ -1,4 +1,4 @@
-"""Backbones, heads and segmentors."""
+"""Backbones, necks, heads, segmentors and detectors."""
 
 from mmscope.utils.versions import installed_version
 
@@ -12,6 +12,7 @@ from .exit_policies import (
     RandomExit,
 )
 from .mambascope import MambaScopeBackbone
+from .necks import LayerNorm2d, SimpleFeaturePyramid
 from .scope_result import ScopeResult
 from .vision_mamba import VisionMambaBackbone
 
@@ -19,12 +20,14 @@ __all__ = [
     'ExitPolicy',
     'HeadConfidence',
     'LearnedRouter',
+    'LayerNorm2d',
     'MambaScopeBackbone',
     'MultiLabelExitHead',
     'OracleExit',
     'PixelConfidence',
     'RandomExit',
     'ScopeResult',
+    'SimpleFeaturePyramid',
     'SingleLabelExitHead',
     'VisionMambaBackbone',
 ]
@@ -33,3 +36,8 @@ if installed_version('mmseg') is not None:
     from .segmentor import MambaScopeSegmentor, ScopeSegDataPreprocessor
 
     __all__ += ['MambaScopeSegmentor', 'ScopeSegDataPreprocessor']
+
+if installed_version('mmdet') is not None:
+    from .detector import DetectorExits, MambaScopeCascadeRCNN
+
+    __all__ += ['DetectorExits', 'MambaScopeCascadeRCNN']

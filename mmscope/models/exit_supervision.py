@@ -214,6 +214,39 @@ class ExitSupervision(nn.Module):
         )
         return cells.squeeze(1) > 0
 
+    def weigh_coarse(self, losses: dict) -> dict:
+        """Weigh and rename the losses of the coarse maps.
+
+        Args:
+            losses: As mmseg and mmdet name them: values whose name has
+                'loss' in it are tensors, or lists of tensors.
+        """
+        weight = self.coarse_decode_weight
+        weighed = {}
+        for name, value in losses.items():
+            if 'loss' in name:
+                value = (
+                    [weight * part for part in value]
+                    if isinstance(value, list)
+                    else weight * value
+                )
+            weighed[f'coarse_{name}'] = value
+        return weighed
+
+    @staticmethod
+    def _content(
+        inputs: Tensor, data_samples: list[BaseDataElement] | None
+    ) -> Tensor:
+        """Which pixels of a batch are no padding, (B, 1, H, W)."""
+        canvas = tuple(inputs.shape[2:])
+        sizes = [canvas] * len(inputs)
+        if data_samples is not None:
+            sizes = [
+                tuple(sample.metainfo.get('img_shape', canvas)[:2])
+                for sample in data_samples
+            ]
+        return content_mask(sizes, canvas, inputs)
+
 
 def content_mask(
     sizes: Sequence[tuple[int, int]], canvas: tuple[int, int], like: Tensor

@@ -26,6 +26,7 @@ from mmscope.scope import (
 from mmscope.scope.assembly import CLS_POSITIONS, TOKEN_ORDERS
 from mmscope.scope.checks import check_choice, check_share
 
+from .layer_depth import LayerDepth
 from .layers import ScoreMetric
 from .reuse import REUSES, FeatureReuse
 from .scope_result import (
@@ -51,7 +52,7 @@ CHOICES = dict(
 
 
 @MODELS.register_module()
-class MambaScopeBackbone(VimEncoder):
+class MambaScopeBackbone(LayerDepth, VimEncoder):
     """Coarse-to-fine scoping Vision Mamba as a backbone.
 
     A pass over the half-size image answers simple images. For the others,

@@ -11,7 +11,6 @@ from mmscope.utils.versions import require
 from .exit_supervision import (
     ExitSupervision,
     collect_results,
-    content_mask,
     frozen_batch_norm,
 )
 from .scope_result import ScopeResult, replace_rows
@@ -322,25 +321,7 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
             losses = self._decode_head_forward_train(
                 self._neck(maps), data_samples
             )
-        return {
-            f'coarse_{name}': self.coarse_decode_weight * value
-            if 'loss' in name
-            else value
-            for name, value in losses.items()
-        }
-
-    def _content(
-        self, inputs: Tensor, data_samples: list[SegDataSample] | None
-    ) -> Tensor:
-        """Which pixels are no padding, (B, 1, H, W)."""
-        canvas = tuple(inputs.shape[2:])
-        sizes = [canvas] * len(inputs)
-        if data_samples is not None:
-            sizes = [
-                tuple(sample.metainfo.get('img_shape', canvas)[:2])
-                for sample in data_samples
-            ]
-        return content_mask(sizes, canvas, inputs)
+        return self.weigh_coarse(losses)
 
     def _exit_target(self, data_samples: list[SegDataSample]) -> Tensor:
         """Classes present in each mask, (B, K)."""

@@ -8,13 +8,14 @@ from mmscope.registry import MODELS
 from mmscope.scope import insert_cls, split_cls, tokens_to_map
 from mmscope.scope.checks import check_choice
 
+from .layer_depth import LayerDepth
 from .vim_encoder import VimEncoder, resize_pos_embed
 
 OUT_TYPES = ('featmap', 'cls_token', 'raw')
 
 
 @MODELS.register_module()
-class VisionMambaBackbone(VimEncoder):
+class VisionMambaBackbone(LayerDepth, VimEncoder):
     """Vision Mamba (Vim) as a backbone for dense tasks and classification.
 
     Any image size: sides are zero-padded to multiples of ``patch_size`` and

@@ -1,0 +1,25 @@
+# MambaScope-S, which the paper does not report on COCO; heads of 256 channels
+_base_ = './mambascope_t_coco.py'
+
+embed_dims = 384
+channels = 256
+fc_channels = 1024
+
+bbox_heads = _base_.model.roi_head.bbox_head
+for head in bbox_heads:
+    head.update(
+        in_channels=channels,
+        conv_out_channels=channels,
+        fc_out_channels=fc_channels,
+    )
+model = dict(
+    backbone=dict(arch='small'),
+    neck=dict(in_channels=embed_dims, out_channels=channels),
+    rpn_head=dict(in_channels=channels, feat_channels=channels),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=channels),
+        bbox_head=bbox_heads,
+        mask_roi_extractor=dict(out_channels=channels),
+        mask_head=dict(in_channels=channels, conv_out_channels=channels),
+    ),
+)

@@ -1,0 +1,342 @@
+"""Object detection and instance segmentation with early exit, over mmdet."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.nn.functional as F
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from mmscope.datasets.labels import classes_in_instances
+from mmscope.registry import MODELS
+from mmscope.utils.versions import require
+
+from .exit_supervision import ExitSupervision, frozen_batch_norm
+from .scope_result import ScopeResult
+
+require('mmdet')
+
+from mmdet.models import CascadeRCNN  # noqa: E402
+from mmdet.structures import DetDataSample  # noqa: E402
+from mmdet.structures.bbox import scale_boxes  # noqa: E402
+from mmdet.structures.mask import BitmapMasks, PolygonMasks  # noqa: E402
+
+Maps = tuple[Tensor, ...]
+
+# mmdet's extract_feat gets images alone
+_MAPS: ContextVar[Maps | None] = ContextVar('maps', default=None)
+
+
+@contextmanager
+def _given(maps: Maps) -> Iterator[None]:
+    """Let extract_feat take these maps instead of running the backbone."""
+    token = _MAPS.set(maps)
+    try:
+        yield
+    finally:
+        _MAPS.reset(token)
+
+
+class DetectorExits(ExitSupervision):
+    """Mixin that trains and uses exits in a detector of mmdet.
+
+    Put it before any single- or two-stage detector whose backbone is a
+    :class:`MambaScopeBackbone`; nothing else has to be written::
+
+        @MODELS.register_module()
+        class ScopeRetinaNet(DetectorExits, RetinaNet):
+            pass
+
+    Training adds to mmdet's losses the exit head's supervision by the
+    classes of the instances and the consistency of both stages (Eq. 21); an
+    image without instances has none of the classes. Predictions carry
+    ``exited``, ``exit_confidence`` and ``exit_scores``, the exit head's
+    probabilities; with ``test_cfg.keep_coarse`` also ``coarse_answer``.
+
+    With the backbone's ``exit_resolution='coarse'`` an exited image is
+    detected as the half-size image that the coarse pass saw: strides,
+    anchors and neck stay, and mmdet rescales its boxes and masks.
+
+    Args:
+        *args: The detector's.
+        exit_weight: Weight of the exit head's binary cross-entropy.
+        consistency_weight: Weight of the KL term.
+        consistency: 'teacher' or 'eq21', see
+            :func:`mmscope.scope.consistency_loss`.
+        coarse_decode_weight: Beyond the paper: weight of the detector's
+            losses on the coarse maps, at the backbone's ``exit_resolution``,
+            so that exited images get good boxes. BatchNorm layers use and
+            keep their running statistics there.
+        exit_policy: Config of an :class:`ExitPolicy` that decides in
+            inference; None leaves it to the exit head.
+        **options: The detector's own arguments, which it checks.
+    """
+
+    def __init__(
+        self,
+        *args: object,
+        exit_weight: float = 1.0,
+        consistency_weight: float = 1.0,
+        consistency: str = 'teacher',
+        coarse_decode_weight: float = 0.0,
+        exit_policy: dict | None = None,
+        **options: object,
+    ) -> None:
+        super().__init__(*args, **options)
+        self.set_up_exits(
+            exit_weight,
+            consistency_weight,
+            consistency,
+            coarse_decode_weight,
+            exit_policy,
+        )
+        exit_classes = self.backbone.exit_head.num_classes
+        if exit_classes != self.num_classes:
+            raise ValueError(
+                f'exit_head.num_classes={exit_classes} must equal '
+                f'bbox_head.num_classes={self.num_classes}'
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the last box head."""
+        parent = self.roi_head if hasattr(self, 'roi_head') else self
+        head = parent.bbox_head
+        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        return head.num_classes
+
+    def extract_feat(self, batch_inputs: Tensor) -> Maps:
+        """Maps of the neck, from the pass that is under way if one is.
+
+        Args:
+            batch_inputs: Images, (B, 3, H, W).
+        """
+        maps = _MAPS.get()
+        if maps is None:
+            return super().extract_feat(batch_inputs)
+        return self.neck(maps) if self.with_neck else maps
+
+    def loss(
+        self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]
+    ) -> dict:
+        """Losses of heads, exits and, if weighted, the coarse maps.
+
+        Args:
+            batch_inputs: Images, (B, 3, H, W).
+            batch_data_samples: With ``gt_instances``.
+        """
+        target = self._exit_target(batch_data_samples)
+        result = self._scope(batch_inputs, batch_data_samples)
+        with _given(result.features):
+            losses = super().loss(batch_inputs, batch_data_samples)
+        losses.update(self.exit_losses(result, target))
+        if self.coarse_decode_weight > 0:
+            losses.update(
+                self._coarse_loss(batch_inputs, result, batch_data_samples)
+            )
+        return losses
+
+    def predict(
+        self,
+        batch_inputs: Tensor,
+        batch_data_samples: list[DetDataSample],
+        rescale: bool = True,
+    ) -> list[DetDataSample]:
+        """Detect objects.
+
+        Args:
+            batch_inputs: Images, (B, 3, H, W).
+            batch_data_samples: Their samples.
+            rescale: Whether boxes and masks fit the original images, or
+                ``batch_inputs``.
+
+        Returns:
+            The samples, with ``exited`` and ``exit_confidence`` beside
+            mmdet's ``pred_instances``.
+        """
+        result = self._scope(batch_inputs, batch_data_samples)
+        exited = result.exited.tolist()
+        if self.backbone.exit_resolution == 'fine':
+            self._detect(
+                batch_inputs, result.features, batch_data_samples, rescale
+            )
+        else:
+            hard = [i for i, exits in enumerate(exited) if not exits]
+            easy = [i for i, exits in enumerate(exited) if exits]
+            if hard:
+                self._detect(
+                    batch_inputs[hard],
+                    tuple(m[hard] for m in result.features),
+                    [batch_data_samples[i] for i in hard],
+                    rescale,
+                )
+            if easy:
+                self._detect_half_size(
+                    batch_inputs[easy],
+                    tuple(m[easy] for m in result.coarse_features),
+                    [batch_data_samples[i] for i in easy],
+                    rescale,
+                )
+        return self.tell_exits(batch_data_samples, [result])
+
+    def _scope(
+        self, inputs: Tensor, samples: list[DetDataSample]
+    ) -> ScopeResult:
+        return self.scope(
+            inputs,
+            self._content(inputs, samples),
+            [sample.metainfo.get('img_path', '') for sample in samples],
+        )
+
+    def _detect(
+        self,
+        inputs: Tensor,
+        maps: Maps,
+        samples: list[DetDataSample],
+        rescale: bool,
+    ) -> None:
+        """Let mmdet write ``pred_instances`` into the samples."""
+        with _given(maps):
+            super().predict(inputs, samples, rescale=rescale)
+
+    def _detect_half_size(
+        self,
+        inputs: Tensor,
+        maps: Maps,
+        samples: list[DetDataSample],
+        rescale: bool,
+    ) -> None:
+        """Detect in half-size images; results fit the whole ones."""
+        halves = [half_size_sample(sample) for sample in samples]
+        self._detect(half_size_images(inputs), maps, halves, rescale)
+        for sample, half in zip(samples, halves, strict=True):
+            shape = sample.ori_shape if rescale else sample.img_shape
+            if not rescale:
+                _double(half.pred_instances, shape)
+            sample.pred_instances = _clip(half.pred_instances, shape)
+
+    def _coarse_loss(
+        self, inputs: Tensor, result: ScopeResult, samples: list[DetDataSample]
+    ) -> dict:
+        """Losses of exited images, detected as inference detects them."""
+        maps = result.coarse_features
+        if self.backbone.exit_resolution == 'fine':
+            maps = tuple(F.interpolate(m, scale_factor=2) for m in maps)
+        else:
+            inputs = half_size_images(inputs)
+            samples = [half_size_sample(sample) for sample in samples]
+        with frozen_batch_norm(self), _given(maps):
+            losses = super().loss(inputs, samples)
+        return self.weigh_coarse(losses)
+
+    def _exit_target(self, samples: list[DetDataSample]) -> Tensor:
+        """Classes among the instances of each image, (B, K)."""
+        targets = []
+        for sample in samples:
+            try:
+                targets.append(
+                    classes_in_instances(
+                        [sample.gt_instances.labels], self.num_classes
+                    )
+                )
+            except ValueError as err:
+                path = sample.metainfo.get('img_path', 'an image')
+                raise ValueError(f'{path}: {err}') from err
+        return torch.cat(targets)
+
+
+@MODELS.register_module()
+class MambaScopeCascadeRCNN(DetectorExits, CascadeRCNN):
+    """Cascade R-CNN, with or without masks, that uses exits.
+
+    Its arguments are those of mmdet's CascadeRCNN and of
+    :class:`DetectorExits`.
+    """
+
+
+def half_size_images(images: Tensor) -> Tensor:
+    """What the coarse pass sees: (B, 3, H, W) to (B, 3, H / 2, W / 2)."""
+    return F.avg_pool2d(images, 2, ceil_mode=True)
+
+
+def half_size_sample(sample: DetDataSample) -> DetDataSample:
+    """Describe the half-size image of a sample.
+
+    Sizes are rounded up. ``scale_factor`` is halved, so that mmdet rescales
+    results to the original image. Instances, ignored ones and proposals
+    follow; the given sample stays as it is.
+
+    Args:
+        sample: With ``img_shape``, and ``scale_factor`` unless it is 1.
+    """
+    half = sample.new()
+    meta = sample.metainfo
+    sizes = {
+        key: tuple(-(-side // 2) for side in meta[key][:2])
+        for key in ('img_shape', 'pad_shape', 'batch_input_shape')
+        if key in meta
+    }
+    factor = meta.get('scale_factor', (1.0, 1.0))
+    half.set_metainfo(dict(sizes, scale_factor=tuple(f / 2 for f in factor)))
+    for name in ('gt_instances', 'ignored_instances', 'proposals'):
+        if name in sample:
+            setattr(half, name, _half_instances(sample.get(name)))
+    return half
+
+
+def _half_instances(instances: InstanceData) -> InstanceData:
+    half = instances.new()
+    if 'bboxes' in instances:
+        half.bboxes = scale_boxes(instances.bboxes.clone(), (0.5, 0.5))
+    if 'masks' in instances:
+        half.masks = half_size_masks(instances.masks)
+    return half
+
+
+def half_size_masks(
+    masks: BitmapMasks | PolygonMasks,
+) -> BitmapMasks | PolygonMasks:
+    """Halve masks; a pixel is set where half of its 2 x 2 pixels are.
+
+    Args:
+        masks: N masks of H x W; an odd side is padded first.
+    """
+    height, width = -(-masks.height // 2), -(-masks.width // 2)
+    masks = masks.pad((2 * height, 2 * width))
+    if isinstance(masks, PolygonMasks):
+        return masks.resize((height, width))
+    array = masks.masks
+    count = (
+        array[:, ::2, ::2]
+        + array[:, 1::2, ::2]
+        + array[:, ::2, 1::2]
+        + array[:, 1::2, 1::2]
+    )
+    return BitmapMasks((count >= 2).astype(array.dtype), height, width)
+
+
+def _double(results: InstanceData, shape: tuple[int, int]) -> None:
+    """Fit results of a half-size image to the whole one, in place."""
+    results.bboxes = 2 * results.bboxes
+    if 'masks' in results and len(results):
+        masks = results.masks
+        whole = F.interpolate(masks[None].to(torch.uint8), size=shape)
+        results.masks = whole[0].to(masks.dtype)
+
+
+def _clip(results: InstanceData, shape: tuple[int, int]) -> InstanceData:
+    """Cut off what rounding up an odd side has added, in place."""
+    height, width = shape[:2]
+    results.bboxes[:, 0::2].clamp_(0, width)
+    results.bboxes[:, 1::2].clamp_(0, height)
+    return results
+
+
+__all__ = [
+    'DetectorExits',
+    'MambaScopeCascadeRCNN',
+    'half_size_masks',
+    'half_size_sample',
+]

@@ -1,0 +1,159 @@
+"""The COCO configs build, and say what the paper or design says."""
+
+import re
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope, init_default_scope
+from torch import nn
+
+from mmscope.registry import MODELS
+
+FOLDER = Path(__file__).parents[1] / 'configs/cascade_mask_rcnn'
+# ours and, in Table 3, the paper's
+PARAMETERS = {
+    'mambascope_t_coco': (40_812_734, '30M'),
+    'mambascope_t_coco_paper': (40_812_734, '30M'),
+    'mambascope_s_coco': (86_815_022, '-'),
+    'mambascope_s_coco_paper': (86_815_022, '-'),
+    'vim_t_coco': (40_304_046, '30M'),
+    'deit_t_coco': (38_873_454, '-'),
+}
+NAMES = sorted(PARAMETERS)
+
+
+@pytest.fixture(autouse=True)
+def no_scope_remains() -> None:
+    yield
+    DefaultScope._instance_dict.clear()
+
+
+def read(name: str) -> Config:
+    return Config.fromfile(FOLDER / f'{name}.py')
+
+
+@pytest.fixture(scope='module', params=NAMES)
+def built(request: pytest.FixtureRequest) -> tuple[str, Config, nn.Module]:
+    """Name, config and model; one model is kept at a time."""
+    cfg = read(request.param)
+    init_default_scope(cfg.default_scope)
+    return request.param, cfg, MODELS.build(cfg.model)
+
+
+def test_there_are_configs() -> None:
+    assert sorted(path.stem for path in FOLDER.glob('*.py')) == NAMES
+
+
+def test_parameters(built: tuple[str, Config, nn.Module]) -> None:
+    name, _, model = built
+    count, paper = PARAMETERS[name]
+    ours = sum(p.numel() for p in model.parameters())
+    print(f'{name}: ours {ours / 1e6:.2f}M, paper {paper}')
+    assert ours == count
+
+
+def test_rates_and_decay_of_parameters(
+    built: tuple[str, Config, nn.Module],
+) -> None:
+    name, cfg, model = built
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    names = {id(p): n for n, p in model.named_parameters() if p.requires_grad}
+    groups = {
+        names[id(parameter)]: group
+        for group in wrapper.optimizer.param_groups
+        for parameter in group['params']
+    }
+    assert groups.keys() == set(names.values())
+    rate = 0.7 if 'deit' in name else 0.837
+    depth = 12 if 'deit' in name else 24
+    (embed,) = (
+        n
+        for n in groups
+        if n.endswith('patch_embed.proj.weight')
+        or n.endswith('patch_embed.projection.weight')
+    )
+    assert groups[embed]['lr'] == pytest.approx(1e-4 * rate ** (depth + 1))
+    last = f'backbone.layers.{depth - 1}.'
+    for path, group in groups.items():
+        if path.startswith(last):
+            assert group['lr'] == pytest.approx(1e-4 * rate)
+        if not path.startswith('backbone.'):
+            assert group['lr'] == 1e-4
+    norms = {
+        f'{path}.{leaf}'
+        for path, module in model.named_modules()
+        if 'Norm' in type(module).__name__
+        for leaf, _ in module.named_parameters(recurse=False)
+    }
+    spared = re.compile(
+        r'pos_embed|cls_token|\.A_log$|\.A_b_log$|mixer\.D(_b)?$'
+    )
+    assert {n: g['weight_decay'] for n, g in groups.items()} == {
+        n: 0.0 if n in norms or spared.search(n) else 0.1 for n in groups
+    }
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_recipe_is_the_same_for_all(name: str) -> None:
+    cfg = read(name)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert optimizer.type == 'AdamW'
+    assert (optimizer.lr, optimizer.weight_decay) == (1e-4, 0.1)
+    assert cfg.train_cfg.max_iters == 380_000
+    warm_up, decay = cfg.param_scheduler
+    assert (warm_up.type, warm_up.begin, warm_up.end) == ('LinearLR', 0, 250)
+    assert (decay.type, decay.power, decay.eta_min) == ('PolyLR', 1, 0)
+    assert (decay.begin, decay.end) == (250, 380_000)
+    assert not (warm_up.by_epoch or decay.by_epoch)
+    assert cfg.auto_scale_lr.base_batch_size == 64
+    assert cfg.train_dataloader.batch_size * 8 == 64
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_data_are_the_same_for_all(name: str) -> None:
+    cfg = read(name)
+    for split in ('train', 'val', 'test'):
+        dataset = cfg[f'{split}_dataloader'].dataset
+        assert dataset.data_root == 'data/coco/'
+    steps = {s.type: s for s in cfg.train_dataloader.dataset.pipeline}
+    assert steps['RandomResize'].ratio_range == (0.1, 2.0)
+    assert steps['RandomCrop'].crop_size == (1024, 1024)
+    # it would overwrite img_shape, which tells content from padding
+    assert 'Pad' not in steps
+    (pad,) = cfg.model.data_preprocessor.batch_augments
+    assert (pad.type, pad.size) == ('BatchFixedSizePad', (1024, 1024))
+    assert pad.pad_mask
+    assert cfg.model.data_preprocessor.pad_size_divisor == 32
+    (resize,) = (
+        s for s in cfg.test_dataloader.dataset.pipeline if s.type == 'Resize'
+    )
+    assert (resize.scale, resize.keep_ratio) == ((1706, 1024), True)
+    assert cfg.test_evaluator.metric == ['bbox', 'segm']
+    assert cfg.test_evaluator.proposal_nums == (1, 10, 100)
+
+
+@pytest.mark.parametrize('size', ['t', 's'])
+def test_paper_variant_is_the_method_alone(size: str) -> None:
+    ours, paper = (
+        read(f'mambascope_{size}_coco{suffix}') for suffix in ('', '_paper')
+    )
+    assert paper.model.backbone.alpha == 0.8
+    assert paper.model.backbone.exit_resolution == 'fine'
+    assert paper.model.coarse_decode_weight == 0
+    assert ours.model.backbone.exit_resolution == 'coarse'
+    assert ours.model.coarse_decode_weight > 0
+    schedules = [
+        [h.type for h in cfg.custom_hooks if 'Alpha' in h.type]
+        for cfg in (ours, paper)
+    ]
+    assert schedules == [['mmscope.AlphaScheduleHook'], []]
+
+
+def test_readme_has_a_row_for_every_config() -> None:
+    text = (FOLDER / 'README.md').read_text()
+    for name, (ours, paper) in PARAMETERS.items():
+        (row,) = re.findall(rf'^\| \[{name}\.py\].*$', text, re.MULTILINE)
+        assert f'| {paper} | {ours / 1e6:.2f}M |' in row
+        assert row.endswith('| not yet measured |')
