@@ -17,7 +17,7 @@ from .exit_supervision import (
     content_mask,
     frozen_batch_norm,
 )
-from .scope_result import ScopeResult, replace_rows
+from .scope_result import Decision, ScopeResult
 
 require('mmseg')
 
@@ -25,14 +25,14 @@ from mmseg.models import EncoderDecoder, SegDataPreProcessor  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
 
 # mmseg's signatures have no room for the decisions of the backbone
-_DECISIONS: ContextVar[list[ScopeResult] | None] = ContextVar(
+_DECISIONS: ContextVar[list[Decision] | None] = ContextVar(
     'decisions', default=None
 )
 
 
 @contextmanager
-def _collect_decisions() -> Iterator[list[ScopeResult]]:
-    """Collect the ScopeResult of every forward pass inside the block."""
+def _collect_decisions() -> Iterator[list[Decision]]:
+    """Collect the decisions of every forward pass inside the block."""
     token = _DECISIONS.set([])
     try:
         yield _DECISIONS.get()
@@ -248,24 +248,21 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
             Logits, (B, K, H, W).
         """
         inputs, content = inputs[:, :-1], inputs[:, -1:]
-        result = self.backbone.scope(inputs, self.valid_cells(content))
+        stages = self.backbone.stages(inputs, self.valid_cells(content))
         decisions = _DECISIONS.get()
         if decisions is not None:
-            decisions.append(result)
+            decisions.append(stages.decision)
         if self.backbone.exit_resolution == 'fine':
-            return self._decode(result.features, batch_img_metas)
-        easy = result.exited.nonzero().squeeze(1)
-        if len(easy) == 0:
-            return self._decode(result.features, batch_img_metas)
-        if len(easy) == len(inputs):
-            return self._decode(result.coarse_features, batch_img_metas)
-        hard = result.exited.logical_not().nonzero().squeeze(1)
-        coarse = tuple(m[easy] for m in result.coarse_features)
-        coarse = self._decode(coarse, batch_img_metas)
-        fine = tuple(m[hard] for m in result.features)
-        fine = self._decode(fine, batch_img_metas)
-        logits = fine.new_empty(len(inputs), *fine.shape[1:])
-        return replace_rows(replace_rows(logits, easy, coarse), hard, fine)
+            return self._decode(stages.result().features, batch_img_metas)
+        logits = None
+        for rows, maps in stages.groups():
+            part = self._decode(maps, batch_img_metas)
+            if rows is None:
+                return part
+            if logits is None:
+                logits = part.new_empty(len(inputs), *part.shape[1:])
+            logits.index_copy_(0, rows, part)
+        return logits
 
     def _predict_batch(
         self, inputs: Tensor, data_samples: list[SegDataSample] | None
