@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_distributed, master_only
 from mmengine.runner import Runner, find_latest_checkpoint
+from torch import nn
 
 from mmscope.datasets.layout import check_dataset
 from mmscope.utils.checkpoint import CheckpointError, read_state_dict
@@ -127,16 +128,21 @@ def load_checkpoint(runner: Runner, path: str) -> None:
         FileNotFoundError: there is no such file.
         CheckpointError: it is truncated, no checkpoint, or of another model.
     """
-    state, model = read_state_dict(path), unwrap(runner.model)
+    load_weights(unwrap(runner.model), path, runner.cfg.filename)
+    runner.logger.info('loaded %s', path)
+
+
+def load_weights(model: nn.Module, path: str, config: str) -> None:
+    """Load weights into a model, all of them; see :func:`load_checkpoint`."""
+    state = read_state_dict(path)
     problems = _differences(state, model.state_dict())
     if problems:
         raise CheckpointError(
-            f'{path} is not of the model of {runner.cfg.filename}, '
+            f'{path} is not of the model of {config}, '
             f'{len(problems)} weights differ: {"; ".join(problems[:4])}; '
             'check config and checkpoint'
         )
     model.load_state_dict(state)
-    runner.logger.info('loaded %s', path)
 
 
 def _differences(given: dict, wanted: dict) -> list[str]:

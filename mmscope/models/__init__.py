@@ -3,11 +3,13 @@
 from mmscope.utils.versions import installed_version
 
 from .exit_head import MultiLabelExitHead, SingleLabelExitHead
+from .fine_queue import FineQueue
 from .mambascope import MambaScopeBackbone
 from .scope_result import ScopeResult
 from .vision_mamba import VisionMambaBackbone
 
 __all__ = [
+    'FineQueue',
     'MambaScopeBackbone',
     'MultiLabelExitHead',
     'ScopeResult',

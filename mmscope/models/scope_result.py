@@ -52,6 +52,10 @@ class Decision(NamedTuple):
     confidence: Tensor
     exited: Tensor
 
+    def easy_rows(self, num_hard: int) -> Tensor:
+        """Images that exited, without asking the device, (B - K,)."""
+        return self.exited.byte().argsort(stable=True)[num_hard:]
+
     def hard_rows(self, eta: float) -> Tensor:
         """Images to refine, (K,); asks the device only if it has to."""
         if eta in (0, 1):
@@ -99,6 +103,20 @@ class Look(NamedTuple):
         valid = self.valid if self.valid is None else self.valid[self.hard]
         return self.images[self.hard], self.coarse.rows(self.hard), valid
 
+    def easy_maps(self, resolution: str) -> tuple[Tensor, ...] | None:
+        """Maps of the images that exited, None if none did.
+
+        Args:
+            resolution: 'coarse' at stride 2P, 'fine' repeated to stride P.
+        """
+        maps = self.coarse.maps
+        if len(self.hard) == len(self.images):
+            return None
+        if len(self.hard):
+            rows = self.decision.easy_rows(len(self.hard))
+            maps = tuple(m[rows] for m in maps)
+        return maps if resolution == 'coarse' else tuple(map(_repeat, maps))
+
 
 class ScopeResult(NamedTuple):
     """Features of a batch and how each image came by them.
@@ -145,9 +163,8 @@ class Stages(NamedTuple):
     num_selected: int
 
     def easy(self) -> Tensor:
-        """Rows of the images that exited, without asking the device."""
-        order = self.decision.exited.byte().argsort(stable=True)
-        return order[len(self.hard) :]
+        """Rows of the images that exited."""
+        return self.decision.easy_rows(len(self.hard))
 
     def groups(self) -> list[tuple[Tensor | None, tuple[Tensor, ...]]]:
         """The maps that images ended with, coarse ones at stride 2P.

@@ -141,7 +141,7 @@ def draw_contact_sheet(
             axis.set_axis_off()
     title = f'eta = {eta:g}: exits above, refined below'
     figure.suptitle(title, y=1.0, va='bottom')
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_sweep(
@@ -177,7 +177,7 @@ def plot_sweep(
     axis.set_ylabel('mIoU (%)')
     axis.grid(alpha=0.3)
     axis.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _annotate_etas(axis: plt.Axes, sweep: Sequence[dict]) -> None:
@@ -195,7 +195,8 @@ def _annotate_etas(axis: plt.Axes, sweep: Sequence[dict]) -> None:
             )
 
 
-def _save(figure: plt.Figure, path: str | Path) -> None:
+def save_figure(figure: plt.Figure, path: str | Path) -> None:
+    """Write a figure and forget it; folders are made."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
     figure.savefig(path, dpi=110, bbox_inches='tight')
