@@ -42,21 +42,36 @@ def plot_fps(
     figure, axes = plt.subplots(
         2, len(scopes), figsize=(5 * len(scopes), 7.5), squeeze=False
     )
+    styles = {
+        label: f'C{number % 10}' + ('o-', 's--', '^:')[number // 10 % 3]
+        for number, label in enumerate(_lines(measured))
+    }
     for column, scope in zip(axes.T, scopes, strict=True):
         lines = _lines([r for r in measured if r.case.scope == scope])
-        for number, (label, points) in enumerate(lines.items()):
-            style = f'C{number % 10}' + ('o-', 's--', '^:')[number // 10 % 3]
+        for label, points in lines.items():
             for axis, name in zip(
                 column, ('log10_fps', 'memory'), strict=True
             ):
-                _draw(axis, points, name, style, label)
+                _draw(axis, points, name, styles[label], label)
         column[0].set_title(SCOPE_NAMES[scope])
         column[0].set_ylabel('log10 FPS')
         column[1].set_ylabel('peak memory (MiB)')
         column[1].set_xlabel('resolution (pixels)')
-        column[0].legend(fontsize=7)
         for axis in column:
             axis.grid(alpha=0.3)
+    legend = {
+        label: line
+        for axis in axes[0]
+        for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        legend.values(),
+        legend.keys(),
+        loc='upper center',
+        bbox_to_anchor=(0.5, 0),
+        ncol=len(scopes) + 1,
+        fontsize=8,
+    )
     case = measured[0].case
     figure.suptitle(f'{device}, {case.dtype}')
     save_figure(figure, path)
