@@ -29,7 +29,13 @@ from .scan_cases import (
     refusals,
 )
 from .scan_contenders import BASELINE
-from .timing import Timing, environment, time_in_turns, torch_threads
+from .timing import (
+    Timing,
+    environment,
+    stopwatch,
+    time_in_turns,
+    torch_threads,
+)
 
 PACKAGES = ('mambapy', 'transformers', 'mamba-ssm', 'triton')
 
@@ -79,12 +85,11 @@ def bench_scan(
     """
     reasons = refusals(case, names)
     able = [name for name, reason in reasons.items() if reason is None]
-    gpu = torch.device(case.device).type == 'cuda'
     with torch_threads(case.threads):
         timings = time_in_turns(
             {name: prepare(name, case) for name in able},
             repeats,
-            torch.cuda.synchronize if gpu else lambda: None,
+            stopwatch(case.device),
             step,
         )
     peaks = {}

@@ -17,8 +17,11 @@ from importlib import metadata
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+T = TypeVar('T')
 
 MAX_CALLS = 10
 MIN_SECONDS = 0.1  # of a turn, unless MAX_CALLS are faster
@@ -59,12 +62,35 @@ class Timing:
         )
 
 
+def wall_seconds(job: Callable[[], object]) -> float:
+    """Time one call by the clock."""
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
+
+
+def cuda_seconds(job: Callable[[], object]) -> float:
+    """Time one call on the current GPU, by events in its stream."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    job()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def stopwatch(device: str) -> Callable[[Callable[[], object]], float]:
+    """What times a call on a device."""
+    return cuda_seconds if device.startswith('cuda') else wall_seconds
+
+
 def time_in_turns(
-    jobs: Mapping[str, Callable[[], object]],
+    jobs: Mapping[T, Callable[[], object]],
     repeats: int,
-    sync: Callable[[], None] = lambda: None,
+    seconds: Callable[[Callable[[], object]], float] = wall_seconds,
     step: Callable[[], None] = lambda: None,
-) -> dict[str, Timing | str]:
+) -> dict[T, Timing | str]:
     """Time jobs in turns, so that a busy machine slows all of them alike.
 
     Each job is warmed up first. A turn of a fast job is several calls, and
@@ -73,7 +99,7 @@ def time_in_turns(
     Args:
         jobs: What to call, by name.
         repeats: Turns of each job.
-        sync: Waits for the device.
+        seconds: Times one call, see :func:`stopwatch`.
         step: Called after each turn.
 
     Returns:
@@ -81,35 +107,29 @@ def time_in_turns(
     """
     if repeats < 1:
         raise ValueError(f'repeats must be at least 1, got {repeats}')
-    calls, seconds, failed = {}, {}, {}
+    calls, times, failed = {}, {}, {}
     for name, job in jobs.items():
         try:
-            calls[name] = _warm_up(job, sync)
-            seconds[name] = []
+            calls[name] = _warm_up(job, seconds)
+            times[name] = []
         except RuntimeError as error:
             first_line = str(error).split('\n')[0]
             failed[name] = f'{type(error).__name__}: {first_line}'
     for _ in range(repeats):
         for name, count in calls.items():
-            times = [_seconds(jobs[name], sync) for _ in range(count)]
-            seconds[name] += times[1:] or times
+            turn = [seconds(jobs[name]) for _ in range(count)]
+            times[name] += turn[1:] or turn
             step()
-    timings = {name: Timing.of(times) for name, times in seconds.items()}
+    timings = {name: Timing.of(all_of) for name, all_of in times.items()}
     return {name: (failed | timings)[name] for name in jobs}
 
 
-def _seconds(job: Callable[[], object], sync: Callable[[], None]) -> float:
-    sync()
-    start = time.perf_counter()
-    job()
-    sync()
-    return time.perf_counter() - start
-
-
-def _warm_up(job: Callable[[], object], sync: Callable[[], None]) -> int:
+def _warm_up(
+    job: Callable[[], object], seconds: Callable[[Callable], float]
+) -> int:
     """Return how many calls make one turn, the uncounted one included."""
     for _ in range(3):
-        last = _seconds(job, sync)
+        last = seconds(job)
         if last > MIN_SECONDS:
             return 1
     return 1 + min(MAX_CALLS, int(MIN_SECONDS / last))
@@ -161,7 +181,15 @@ def peak_growth(
 def _measure_growth(
     sender: Connection, prepare: Callable, args: tuple
 ) -> None:
-    job = prepare(*args)
+    sender.send(growth_here(prepare(*args)))
+
+
+def growth_here(job: Callable[[], object]) -> float:
+    """Peak memory of one call, in MiB, above what this process has.
+
+    Only on Linux. See :func:`peak_growth`, which is not disturbed by what
+    ran before, and slower.
+    """
     libc = ctypes.CDLL(None)
     if hasattr(libc, 'malloc_trim'):
         libc.malloc_trim(0)
@@ -170,7 +198,7 @@ def _measure_growth(
     result = job()
     peak = _status('VmHWM')
     del result
-    sender.send((peak - before) / 1024)
+    return (peak - before) / 1024
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from .exit_policies import (
     PixelConfidence,
     RandomExit,
 )
+from .fine_queue import FineQueue
 from .mambascope import MambaScopeBackbone
 from .necks import LayerNorm2d, SimpleFeaturePyramid
 from .scope_result import ScopeResult
@@ -21,6 +22,7 @@ __all__ = [
     'HeadConfidence',
     'LearnedRouter',
     'LayerNorm2d',
+    'FineQueue',
     'MambaScopeBackbone',
     'MultiLabelExitHead',
     'OracleExit',

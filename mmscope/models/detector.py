@@ -14,7 +14,7 @@ from mmscope.registry import MODELS
 from mmscope.utils.versions import require
 
 from .exit_supervision import ExitSupervision, frozen_batch_norm
-from .scope_result import ScopeResult
+from .scope_result import ScopeResult, Stages
 
 require('mmdet')
 
@@ -128,7 +128,7 @@ class DetectorExits(ExitSupervision):
             batch_data_samples: With ``gt_instances``.
         """
         target = self._exit_target(batch_data_samples)
-        result = self._scope(batch_inputs, batch_data_samples)
+        result = self._stages(batch_inputs, batch_data_samples).result()
         with _given(result.features):
             losses = super().loss(batch_inputs, batch_data_samples)
         losses.update(self.exit_losses(result, target))
@@ -156,35 +156,30 @@ class DetectorExits(ExitSupervision):
             The samples, with ``exited`` and ``exit_confidence`` beside
             mmdet's ``pred_instances``.
         """
-        result = self._scope(batch_inputs, batch_data_samples)
-        exited = result.exited.tolist()
+        stages = self._stages(batch_inputs, batch_data_samples)
         if self.backbone.exit_resolution == 'fine':
+            maps = stages.result().features
+            self._detect(batch_inputs, maps, batch_data_samples, rescale)
+            return self.tell_exits(batch_data_samples, [stages])
+        hard, easy = stages.hard.tolist(), stages.easy().tolist()
+        if hard:
             self._detect(
-                batch_inputs, result.features, batch_data_samples, rescale
+                batch_inputs[hard],
+                stages.fine.maps,
+                [batch_data_samples[i] for i in hard],
+                rescale,
             )
-        else:
-            hard = [i for i, exits in enumerate(exited) if not exits]
-            easy = [i for i, exits in enumerate(exited) if exits]
-            if hard:
-                self._detect(
-                    batch_inputs[hard],
-                    tuple(m[hard] for m in result.features),
-                    [batch_data_samples[i] for i in hard],
-                    rescale,
-                )
-            if easy:
-                self._detect_half_size(
-                    batch_inputs[easy],
-                    tuple(m[easy] for m in result.coarse_features),
-                    [batch_data_samples[i] for i in easy],
-                    rescale,
-                )
-        return self.tell_exits(batch_data_samples, [result])
+        if easy:
+            self._detect_half_size(
+                batch_inputs[easy],
+                tuple(m[easy] for m in stages.coarse.maps),
+                [batch_data_samples[i] for i in easy],
+                rescale,
+            )
+        return self.tell_exits(batch_data_samples, [stages])
 
-    def _scope(
-        self, inputs: Tensor, samples: list[DetDataSample]
-    ) -> ScopeResult:
-        return self.scope(
+    def _stages(self, inputs: Tensor, samples: list[DetDataSample]) -> Stages:
+        return self.stages(
             inputs,
             self._content(inputs, samples),
             [sample.metainfo.get('img_path', '') for sample in samples],

@@ -16,21 +16,21 @@ from mmscope.scope.losses import CONSISTENCIES
 
 from .exit_policies import Evidence
 from .mambascope import MambaScopeBackbone
-from .scope_result import CoarseStage, ScopeResult
+from .scope_result import CoarseStage, ScopeResult, Stages
 
 # mm's signatures have no room for what the backbone decided
-_COLLECTORS: ContextVar[tuple[list[ScopeResult], ...]] = ContextVar(
+_COLLECTORS: ContextVar[tuple[list[Stages], ...]] = ContextVar(
     'collectors', default=()
 )
 
 
 @contextmanager
-def collect_results() -> Iterator[list[ScopeResult]]:
-    """Collect the ScopeResult of every forward pass inside the block."""
-    results: list[ScopeResult] = []
-    token = _COLLECTORS.set((*_COLLECTORS.get(), results))
+def collect_stages() -> Iterator[list[Stages]]:
+    """Collect the stages of every forward pass inside the block."""
+    passes: list[Stages] = []
+    token = _COLLECTORS.set((*_COLLECTORS.get(), passes))
     try:
-        yield results
+        yield passes
     finally:
         _COLLECTORS.reset(token)
 
@@ -93,13 +93,13 @@ class ExitSupervision(nn.Module):
         self.coarse_decode_weight = coarse_decode_weight
         self.exit_policy = MODELS.build(exit_policy) if exit_policy else None
 
-    def scope(
+    def stages(
         self,
         inputs: Tensor,
         content: Tensor,
         paths: Sequence[str] = (),
         decode: Callable[[tuple[Tensor, ...]], Tensor] | None = None,
-    ) -> ScopeResult:
+    ) -> Stages:
         """Run the backbone, under the exit policy if there is one.
 
         Args:
@@ -115,19 +115,19 @@ class ExitSupervision(nn.Module):
             see = None if decode is None else partial(decode, coarse.maps)
             return policy(Evidence(coarse, logits, content, paths, see))
 
-        result = self.backbone.scope(
+        stages = self.backbone.stages(
             inputs,
             self.valid_cells(content),
             judge=None if policy is None else judge,
         )
-        for results in _COLLECTORS.get():
-            results.append(result)
-        return result
+        for passes in _COLLECTORS.get():
+            passes.append(stages)
+        return stages
 
     def tell_exits(
         self,
         samples: list[BaseDataElement],
-        results: Sequence[ScopeResult],
+        passes: Sequence[Stages],
         as_share: bool = False,
     ) -> list[BaseDataElement]:
         """Write into predictions how they came about.
@@ -135,14 +135,15 @@ class ExitSupervision(nn.Module):
         Args:
             samples: Predictions, B; get ``exited``, ``exit_confidence`` and
                 ``exit_scores`` (K,).
-            results: Of the forward pass over all of them, or of one for each
-                window, which are averaged.
+            passes: The forward pass over all of them, or one for each window,
+                which are averaged.
             as_share: Whether ``exited`` is the share of windows.
         """
-        exited = torch.stack([r.exited for r in results]).float().mean(0)
-        confidence = torch.stack([r.confidence for r in results]).mean(0)
+        decisions = [stages.decision for stages in passes]
+        exited = torch.stack([d.exited for d in decisions]).float().mean(0)
+        confidence = torch.stack([d.confidence for d in decisions]).mean(0)
         prob = self.backbone.exit_head.probabilities
-        scores = torch.stack([prob(r.coarse_logits) for r in results]).mean(0)
+        scores = torch.stack([prob(d.logits) for d in decisions]).mean(0)
         for sample, share, value, score in zip(
             samples, exited.tolist(), confidence.tolist(), scores, strict=True
         ):

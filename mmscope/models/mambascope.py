@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
@@ -14,41 +13,36 @@ from mmscope.scope import (
     coarse_to_fine_index,
     exits,
     fine_layout,
+    fine_places,
     insert_cls,
-    mixed_tokens_to_map,
     num_selected,
     select_tokens,
     split_cls,
-    split_fine_sequence,
     take_tokens,
     tokens_to_map,
 )
-from mmscope.scope.assembly import CLS_POSITIONS, TOKEN_ORDERS
-from mmscope.scope.checks import check_choice, check_share
+from mmscope.scope.checks import check_share
 
 from .layer_depth import LayerDepth
 from .layers import ScoreMetric
-from .reuse import REUSES, FeatureReuse
+from .reuse import FeatureReuse
+from .scope_options import (
+    check_numbers,
+    check_options,
+    check_valid,
+    resolve_score_layers,
+)
 from .scope_result import (
     CoarseStage,
     Decision,
     FineStage,
+    Look,
     ScopeResult,
-    exited_result,
-    merge_refined,
-    refined_result,
+    Stages,
 )
 from .vim_encoder import VimEncoder, resize_pos_embed
 
 Judge = Callable[[CoarseStage, Tensor], Tensor]
-CHOICES = dict(
-    out_type=('featmap',),
-    reuse=REUSES,
-    unselected=('embedding', 'feature'),
-    cls_position=CLS_POSITIONS,
-    token_order=TOKEN_ORDERS,
-    exit_resolution=('fine', 'coarse'),
-)
 
 
 @MODELS.register_module()
@@ -141,7 +135,7 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
         with_cp: bool = False,
         frozen_stages: int = -1,
     ) -> None:
-        _check_options(
+        check_options(
             out_type=out_type,
             reuse=reuse,
             unselected=unselected,
@@ -149,7 +143,7 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
             token_order=token_order,
             exit_resolution=exit_resolution,
         )
-        _check_numbers(alpha, beta, eta, exit_head)
+        check_numbers(alpha, beta, eta, exit_head)
         if reuse_cls and reuse == 'none':
             raise ValueError("reuse_cls=True needs reuse='mlp' or 'linear'")
         needs_final_norm = (
@@ -172,7 +166,7 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
         )
         self.alpha, self.beta, self.eta = alpha, beta, eta
         self.score_metric = ScoreMetric.parse(importance)
-        self.score_layers = self._check_score_layers(score_layers)
+        self.score_layers = resolve_score_layers(score_layers, self.num_layers)
         self.reuse_cls = reuse_cls
         self.unselected = unselected
         self.cls_position, self.token_order = cls_position, token_order
@@ -208,16 +202,6 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
         for parameter in unread:
             if parameter is not None:
                 parameter.requires_grad_(False)
-
-    def _check_score_layers(self, layers: Sequence[int] | None) -> tuple:
-        if layers is None:
-            return tuple(range(self.num_layers // 2, self.num_layers, 2))
-        if not layers or not all(0 <= i < self.num_layers for i in layers):
-            raise ValueError(
-                'score_layers must be block numbers in '
-                f'[0, {self.num_layers - 1}], got {tuple(layers)}'
-            )
-        return tuple(layers)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Extract maps of stride P, whichever pass an image ends in.
@@ -264,24 +248,41 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
                 shape, ``eta`` out of range or without exit head, or
                 ``alpha`` is 0 in training.
         """
+        return self.stages(x, valid, eta, judge).result()
+
+    def stages(
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        eta: float | None = None,
+        judge: Judge | None = None,
+    ) -> Stages:
+        """Run both passes as :meth:`scope` does, and leave them apart."""
+        look = self.look(x, valid, eta, judge)
+        fine = None
+        if len(look.hard):
+            fine = self.encode_fine(*look.to_refine())
+        num = num_selected(self.alpha, look.coarse.importance.shape[1])
+        return Stages(look.coarse, look.decision, look.hard, fine, num)
+
+    def look(
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        eta: float | None = None,
+        judge: Judge | None = None,
+    ) -> Look:
+        """Run the coarse pass and decide; see :meth:`scope`."""
         self.check_images(x)
         eta = self._resolve_eta(eta)
         x = self.pad(x)
-        valid = self._check_valid(valid, x)
+        if valid is not None:
+            valid = check_valid(valid, x, 2 * self.patch_size)
         coarse = self.encode_coarse(x)
+        if self.alpha == 0:
+            eta = 0.0  # nothing could be refined
         decision = self._decide(coarse, eta, judge)
-        num = num_selected(self.alpha, coarse.importance.shape[1])
-        hard = self._hard_rows(decision, eta)
-        if len(hard) == 0:
-            return exited_result(coarse, decision, num)
-        if len(hard) == len(x):
-            fine = self.encode_fine(x, coarse, valid)
-            return refined_result(coarse, decision, fine)
-        fine = self.encode_fine(
-            x[hard], coarse.rows(hard), None if valid is None else valid[hard]
-        )
-        easy = exited_result(coarse, decision, num)
-        return merge_refined(easy, hard, fine)
+        return Look(x, valid, coarse, decision, decision.hard_rows(eta))
 
     def encode_coarse(self, x: Tensor) -> CoarseStage:
         """Encode the half-size image (Eq. 5).
@@ -289,8 +290,10 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
         Args:
             x: Images, padded, (B, 3, H, W).
         """
-        # bilinear halving without aligned corners is the exact 2x2 mean
-        x = F.avg_pool2d(x, 2)
+        # bilinear halving without aligned corners is the exact 2x2 mean; on
+        # CPU two sums are ten times faster than avg_pool2d
+        x = x[..., ::2, :] + x[..., 1::2, :]
+        x = (x[..., ::2] + x[..., 1::2]) / 4
         grid = tuple(side // self.patch_size for side in x.shape[2:])
         cls_pos_embed, pos_embed = self._coarse_pos_embeds(grid)
         tokens = self.patch_embed(x) + pos_embed
@@ -328,15 +331,16 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
             x, coarse, selected, unselected, grid
         )
         out = self.encode(sequence)
-        maps = []
-        for norm, level in zip(self.level_norms, out.levels, strict=True):
-            fine, others, _ = split_fine_sequence(norm(level), layout)
-            maps.append(mixed_tokens_to_map(fine, others, layout, grid))
+        cells, cls_place = fine_places(layout)
+        maps = tuple(
+            tokens_to_map(take_tokens(norm(level), cells), grid)
+            for norm, level in zip(self.level_norms, out.levels, strict=True)
+        )
         logits = None
         if self.exit_head is not None:
-            cls = self.norm_f(split_fine_sequence(out.last, layout)[2])
-            logits = self.exit_head(cls)
-        return FineStage(tuple(maps), logits, selected)
+            cls = take_tokens(out.last, cls_place).squeeze(1)
+            logits = self.exit_head(self.norm_f(cls))
+        return FineStage(maps, logits, selected)
 
     def _fine_sequence(
         self,
@@ -403,23 +407,10 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
             )
         return eta
 
-    def _check_valid(self, valid: Tensor | None, x: Tensor) -> Tensor | None:
-        """Flatten the validity mask to (B, N_c)."""
-        if valid is None:
-            return None
-        stride = 2 * self.patch_size
-        expected = (len(x), *(side // stride for side in x.shape[2:]))
-        if tuple(valid.shape) != expected:
-            raise ValueError(
-                f'valid must have one entry for each coarse cell, {expected}, '
-                f'got {tuple(valid.shape)}'
-            )
-        return valid.flatten(1)
-
     def _decide(
         self, coarse: CoarseStage, eta: float, judge: Judge | None
     ) -> Decision:
-        """Judge the coarse answers; eta = 0 where nothing can be refined."""
+        """Judge the coarse answers."""
         if self.exit_head is None:
             logits = None
             confidence = torch.full_like(coarse.importance[:, 0], torch.nan)
@@ -430,36 +421,5 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
                 if judge is None
                 else judge(coarse, logits)
             )
-        exited = exits(confidence, eta if self.alpha > 0 else 0)
+        exited = exits(confidence, eta)
         return Decision(logits, confidence, exited)
-
-    def _hard_rows(self, decision: Decision, eta: float) -> Tensor:
-        """Images to refine, (K,); asks the device only if it has to."""
-        batch, device = len(decision.exited), decision.exited.device
-        if self.alpha == 0 or eta == 0:
-            return torch.empty(0, dtype=torch.long, device=device)
-        if eta == 1:
-            return torch.arange(batch, device=device)
-        # the one synchronisation with the host
-        return decision.exited.logical_not().nonzero().squeeze(1)
-
-
-def _check_options(**options: str) -> None:
-    """Refuse options that are none of their choices."""
-    for name, value in options.items():
-        check_choice(name, value, CHOICES[name])
-
-
-def _check_numbers(
-    alpha: float, beta: float, eta: float, exit_head: dict | None
-) -> None:
-    """Refuse shares out of range, and an eta that nothing can judge."""
-    for name, value in dict(alpha=alpha, beta=beta, eta=eta).items():
-        check_share(name, value)
-    if beta == 1:
-        raise ValueError('beta must be below 1, where no score counts')
-    if exit_head is None and eta != 1:
-        raise ValueError(
-            f'eta={eta} needs an exit_head to judge confidence; give one, '
-            'or set eta=1'
-        )

@@ -52,6 +52,18 @@ class Decision(NamedTuple):
     confidence: Tensor
     exited: Tensor
 
+    def easy_rows(self, num_hard: int) -> Tensor:
+        """Images that exited, without asking the device, (B - K,)."""
+        return self.exited.byte().argsort(stable=True)[num_hard:]
+
+    def hard_rows(self, eta: float) -> Tensor:
+        """Images to refine, (K,); asks the device only if it has to."""
+        if eta in (0, 1):
+            count = len(self.exited) if eta == 1 else 0
+            return torch.arange(count, device=self.exited.device)
+        # the one synchronisation with the host
+        return self.exited.logical_not().nonzero().squeeze(1)
+
 
 class FineStage(NamedTuple):
     """What the fine pass returns.
@@ -65,6 +77,45 @@ class FineStage(NamedTuple):
     maps: tuple[Tensor, ...]
     logits: Tensor | None
     selected: Tensor
+
+
+class Look(NamedTuple):
+    """A batch after its coarse pass.
+
+    Attributes:
+        images: Padded, (B, 3, H, W).
+        valid: Which coarse cells show some of the image, (B, N_c), or None.
+        coarse: Its coarse stage.
+        decision: Which images keep their coarse answer.
+        hard: Rows of the others, ascending, (K,).
+    """
+
+    images: Tensor
+    valid: Tensor | None
+    coarse: CoarseStage
+    decision: Decision
+    hard: Tensor
+
+    def to_refine(self) -> tuple[Tensor, CoarseStage, Tensor | None]:
+        """What the fine stage takes: images, coarse stage, valid cells."""
+        if len(self.hard) == len(self.images):
+            return self.images, self.coarse, self.valid
+        valid = self.valid if self.valid is None else self.valid[self.hard]
+        return self.images[self.hard], self.coarse.rows(self.hard), valid
+
+    def easy_maps(self, resolution: str) -> tuple[Tensor, ...] | None:
+        """Maps of the images that exited, None if none did.
+
+        Args:
+            resolution: 'coarse' at stride 2P, 'fine' repeated to stride P.
+        """
+        maps = self.coarse.maps
+        if len(self.hard) == len(self.images):
+            return None
+        if len(self.hard):
+            rows = self.decision.easy_rows(len(self.hard))
+            maps = tuple(m[rows] for m in maps)
+        return maps if resolution == 'coarse' else tuple(map(_repeat, maps))
 
 
 class ScopeResult(NamedTuple):
@@ -94,66 +145,90 @@ class ScopeResult(NamedTuple):
     selected: Tensor
 
 
-def replace_rows(old: Tensor, index: Tensor, new: Tensor) -> Tensor:
-    """Copy ``old`` (B, ...) with the rows at ``index`` (K,) replaced."""
-    return old.index_copy(0, index, new.to(old.dtype))
+class Stages(NamedTuple):
+    """Both passes over a batch, not yet merged.
 
-
-def exited_result(
-    coarse: CoarseStage, decision: Decision, num_selected: int
-) -> ScopeResult:
-    """The result of a batch of which every image has exited."""
-    logits, importance = decision.logits, coarse.importance
-    return ScopeResult(
-        features=tuple(
-            F.interpolate(m, scale_factor=2, mode='nearest')
-            for m in coarse.maps
-        ),
-        coarse_features=coarse.maps,
-        coarse_logits=logits,
-        fine_logits=None
-        if logits is None
-        else torch.full_like(logits, torch.nan),
-        exited=decision.exited,
-        confidence=decision.confidence,
-        importance=importance,
-        selected=torch.full(
-            (len(importance), num_selected), -1, device=importance.device
-        ),
-    )
-
-
-def refined_result(
-    coarse: CoarseStage, decision: Decision, fine: FineStage
-) -> ScopeResult:
-    """The result of a batch of which every image was refined."""
-    return ScopeResult(
-        features=fine.maps,
-        coarse_features=coarse.maps,
-        coarse_logits=decision.logits,
-        fine_logits=fine.logits,
-        exited=decision.exited,
-        confidence=decision.confidence,
-        importance=coarse.importance,
-        selected=fine.selected,
-    )
-
-
-def merge_refined(
-    easy: ScopeResult, hard: Tensor, fine: FineStage
-) -> ScopeResult:
-    """Write refined images back into a batch that has an exit head.
-
-    Args:
-        easy: The result if every image exits.
-        hard: Rows that were refined, (K,).
-        fine: Their fine stage.
+    Attributes:
+        coarse: Of all images.
+        decision: Which of them keep the coarse answer.
+        hard: Rows of the refined ones, ascending, (K,).
+        fine: Their fine stage, or None where there are none.
+        num_selected: Cells that are refined of an image.
     """
-    return easy._replace(
-        features=tuple(
-            replace_rows(old, hard, new)
-            for old, new in zip(easy.features, fine.maps, strict=True)
-        ),
-        fine_logits=replace_rows(easy.fine_logits, hard, fine.logits),
-        selected=replace_rows(easy.selected, hard, fine.selected),
-    )
+
+    coarse: CoarseStage
+    decision: Decision
+    hard: Tensor
+    fine: FineStage | None
+    num_selected: int
+
+    def easy(self) -> Tensor:
+        """Rows of the images that exited."""
+        return self.decision.easy_rows(len(self.hard))
+
+    def groups(self) -> list[tuple[Tensor | None, tuple[Tensor, ...]]]:
+        """The maps that images ended with, coarse ones at stride 2P.
+
+        Returns:
+            Rows, None for the whole batch, and their maps, for each of the
+            stages that any image ended in.
+        """
+        if self.fine is None:
+            return [(None, self.coarse.maps)]
+        if len(self.hard) == len(self.decision.exited):
+            return [(None, self.fine.maps)]
+        easy = self.easy()
+        maps = tuple(m[easy] for m in self.coarse.maps)
+        return [(easy, maps), (self.hard, self.fine.maps)]
+
+    def result(self) -> ScopeResult:
+        """Merge them; coarse maps are repeated over 2x2 cells."""
+        logits, confidence, exited = self.decision
+        features, fine_logits, selected = self._merged()
+        return ScopeResult(
+            features=features,
+            coarse_features=self.coarse.maps,
+            coarse_logits=logits,
+            fine_logits=fine_logits,
+            exited=exited,
+            confidence=confidence,
+            importance=self.coarse.importance,
+            selected=selected,
+        )
+
+    def _merged(self) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor]:
+        """Maps, fine logits and selected cells of the whole batch."""
+        logits, importance = self.decision.logits, self.coarse.importance
+        selected = torch.full(
+            (len(importance), self.num_selected), -1, device=importance.device
+        )
+        if logits is not None:
+            logits = torch.full_like(logits, torch.nan)
+        if self.fine is None:
+            return tuple(map(_repeat, self.coarse.maps)), logits, selected
+        if len(self.hard) == len(importance):
+            return self.fine
+        easy = self.easy()
+        features = tuple(
+            _interleave(easy, _repeat(coarse[easy]), self.hard, fine)
+            for coarse, fine in zip(
+                self.coarse.maps, self.fine.maps, strict=True
+            )
+        )
+        logits.index_copy_(0, self.hard, self.fine.logits.to(logits.dtype))
+        selected.index_copy_(0, self.hard, self.fine.selected)
+        return features, logits, selected
+
+
+def _repeat(coarse: Tensor) -> Tensor:
+    return F.interpolate(coarse, scale_factor=2, mode='nearest')
+
+
+def _interleave(
+    easy: Tensor, coarse: Tensor, hard: Tensor, fine: Tensor
+) -> Tensor:
+    """Maps of a batch from those of two parts of it, (B, C, h, w)."""
+    batch, shape = len(easy) + len(hard), fine.permute(0, 2, 3, 1).shape[1:]
+    out = fine.new_empty(batch, *shape).permute(0, 3, 1, 2)
+    out.index_copy_(0, easy, coarse.to(fine.dtype))
+    return out.index_copy_(0, hard, fine)

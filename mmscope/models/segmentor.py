@@ -10,10 +10,10 @@ from mmscope.utils.versions import require
 
 from .exit_supervision import (
     ExitSupervision,
-    collect_results,
+    collect_stages,
     frozen_batch_norm,
 )
-from .scope_result import ScopeResult, replace_rows
+from .scope_result import ScopeResult, Stages
 
 require('mmseg')
 
@@ -181,7 +181,7 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
         """
         target = self._exit_target(data_samples)
         content = self._content(inputs, data_samples)
-        result = self.scope(inputs, content)
+        result = self.stages(inputs, content).result()
         maps = self._neck(result.features)
         losses = self._decode_head_forward_train(maps, data_samples)
         if self.with_auxiliary_head:
@@ -240,55 +240,44 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
         seen: list[Tensor] = []  # coarse answers that a policy looked at
 
         def decode_coarse(maps: tuple[Tensor, ...]) -> Tensor:
-            seen.append(self._decode_coarse(maps, batch_img_metas))
+            seen.append(self._decode(self._coarse_maps(maps), batch_img_metas))
             return seen[-1]
 
         paths = [meta.get('img_path', '') for meta in batch_img_metas]
-        result = self.scope(inputs, content, paths, decode_coarse)
-        return self._answer(
-            result, seen[-1] if seen else None, batch_img_metas
-        )
+        stages = self.stages(inputs, content, paths, decode_coarse)
+        if seen:
+            return self._refine_answers(seen[-1], stages, batch_img_metas)
+        if self.backbone.exit_resolution == 'fine':
+            return self._decode(stages.result().features, batch_img_metas)
+        logits = None
+        for rows, maps in stages.groups():
+            part = self._decode(maps, batch_img_metas)
+            if rows is None:
+                return part
+            if logits is None:
+                logits = part.new_empty(len(inputs), *part.shape[1:])
+            logits.index_copy_(0, rows, part)
+        return logits
 
-    def _answer(
-        self,
-        result: ScopeResult,
-        coarse: Tensor | None,
-        batch_img_metas: list[dict],
+    def _refine_answers(
+        self, coarse: Tensor, stages: Stages, batch_img_metas: list[dict]
     ) -> Tensor:
-        """Decode each image from the pass that it ended in.
-
-        Args:
-            result: Of the backbone.
-            coarse: Coarse logits of all images, if they are there already.
-            batch_img_metas: As for EncoderDecoder.
-        """
-        easy = result.exited.nonzero().squeeze(1)
-        one_head = self.backbone.exit_resolution == 'fine' and coarse is None
-        if len(easy) == 0 or one_head:
-            return self._decode(result.features, batch_img_metas)
-        if coarse is None:
-            maps = tuple(m[easy] for m in result.coarse_features)
-            coarse = self._decode_coarse(maps, batch_img_metas)
-        else:
-            coarse = coarse[easy]
-        if len(easy) == len(result.exited):
+        """Replace the coarse logits (B, K, H, W) of the refined images."""
+        if stages.fine is None:
             return coarse
-        hard = result.exited.logical_not().nonzero().squeeze(1)
-        fine = tuple(m[hard] for m in result.features)
-        fine = self._decode(fine, batch_img_metas)
-        logits = fine.new_empty(len(result.exited), *fine.shape[1:])
-        return replace_rows(replace_rows(logits, easy, coarse), hard, fine)
+        fine = self._decode(stages.fine.maps, batch_img_metas)
+        return coarse.index_copy(0, stages.hard, fine.to(coarse.dtype))
 
     def _predict_batch(
         self, inputs: Tensor, data_samples: list[SegDataSample] | None
     ) -> list[SegDataSample]:
         content = self._content(inputs, data_samples)
-        with collect_results() as results:
+        with collect_stages() as passes:
             samples = super().predict(
                 torch.cat([inputs, content], dim=1), data_samples
             )
         slides = self.test_cfg.get('mode', 'whole') == 'slide'
-        return self.tell_exits(samples, results, as_share=slides)
+        return self.tell_exits(samples, passes, as_share=slides)
 
     def _decode(
         self, maps: tuple[Tensor, ...], batch_img_metas: list[dict]
@@ -296,11 +285,6 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
         return self.decode_head.predict(
             self._neck(maps), batch_img_metas, self.test_cfg
         )
-
-    def _decode_coarse(
-        self, maps: tuple[Tensor, ...], batch_img_metas: list[dict]
-    ) -> Tensor:
-        return self._decode(self._coarse_maps(maps), batch_img_metas)
 
     def _neck(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return self.neck(maps) if self.with_neck else maps

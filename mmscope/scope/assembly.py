@@ -40,9 +40,11 @@ def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     Returns:
         (B, K, C).
     """
-    return tokens.gather(
-        1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-    )
+    batch, length = tokens.shape[:2]
+    # whole rows at once: on CPU several times faster than an expanded gather
+    first = torch.arange(batch, device=index.device).unsqueeze(1) * length
+    rows = tokens.flatten(0, 1).index_select(0, (index + first).flatten())
+    return rows.unflatten(0, index.shape)
 
 
 def cls_offset(num_tokens: int, position: str) -> int:
@@ -149,22 +151,27 @@ def build_fine_sequence(
     return take_tokens(tokens, layout.order)
 
 
-def split_fine_sequence(
-    sequence: Tensor, layout: FineLayout
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Undo :func:`build_fine_sequence`.
+def fine_places(layout: FineLayout) -> tuple[Tensor, Tensor]:
+    """Where a fine sequence has the token of each fine cell, and CLS.
+
+    A refined cell has a token of its own; an unselected coarse token stands
+    for its 2x2 fine cells.
 
     Args:
-        sequence: (B, 4 * k + U + 1, C).
-        layout: The layout that it was built with.
+        layout: The layout that the sequence was built with.
 
     Returns:
-        Tokens of the refined cells (B, 4 * k, C), of the others (B, U, C),
-        and the class token (B, C).
+        Places of the cells in raster order, (B, h * w), and of CLS, (B, 1).
     """
-    tokens = take_tokens(sequence, layout.order.argsort(dim=1))
-    num_fine = layout.fine_index.shape[1]
-    return tokens[:, :num_fine], tokens[:, num_fine:-1], tokens[:, -1]
+    # permutations: their inverse by scattering needs no sort
+    order, num_fine = layout.order, layout.fine_index.shape[1]
+    count = torch.arange(order.shape[1], device=order.device)
+    place = torch.empty_like(order).scatter_(1, order, count.expand_as(order))
+    fine, others = place[:, :num_fine], place[:, num_fine:-1]
+    covered = coarse_to_fine_index(layout.unselected, layout.coarse_width)
+    cells = torch.cat([layout.fine_index, covered], dim=1)
+    values = torch.cat([fine, others.repeat_interleave(4, dim=1)], dim=1)
+    return torch.empty_like(cells).scatter_(1, cells, values), place[:, -1:]
 
 
 def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -178,27 +185,3 @@ def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         (B, C, h, w).
     """
     return tokens.transpose(1, 2).unflatten(2, grid)
-
-
-def mixed_tokens_to_map(
-    fine: Tensor, unselected: Tensor, layout: FineLayout, grid: tuple[int, int]
-) -> Tensor:
-    """Put the tokens of both scales back on the fine grid.
-
-    A refined cell gets its four fine tokens; the token of an unselected cell
-    is repeated over its 2x2 fine cells.
-
-    Args:
-        fine: (B, 4 * k, C).
-        unselected: (B, U, C).
-        layout: Where they come from.
-        grid: Fine grid (h, w), with h * w = 4 * (k + U).
-
-    Returns:
-        (B, C, h, w).
-    """
-    covered = coarse_to_fine_index(layout.unselected, layout.coarse_width)
-    cells = torch.cat([layout.fine_index, covered], dim=1)
-    values = torch.cat([fine, unselected.repeat_interleave(4, dim=1)], dim=1)
-    # `cells` is a permutation: gathering by its inverse needs no atomics
-    return tokens_to_map(take_tokens(values, cells.argsort(dim=1)), grid)

@@ -1,6 +1,7 @@
 """Pictures and plots."""
 
 from .exit_plots import plot_stages, plot_sweep
+from .fps_plot import plot_fps
 from .scope_pictures import (
     ScopePicture,
     build_visualizer,
@@ -16,5 +17,6 @@ __all__ = [
     'draw_scope',
     'picture_scope',
     'plot_stages',
+    'plot_fps',
     'plot_sweep',
 ]

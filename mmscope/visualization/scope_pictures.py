@@ -23,7 +23,7 @@ from mmscope.analysis.exit_answers import (
     exit_options,
 )
 from mmscope.evaluation.task_metric import TaskMetric
-from mmscope.models.exit_supervision import collect_results
+from mmscope.models.exit_supervision import collect_stages
 
 from .exit_plots import save_figure
 
@@ -102,14 +102,18 @@ def _picture(
             return model.test_step(batch)[0]
 
     coarse = answer(0.0)
-    with collect_results() as results:
+    with collect_stages() as passes:
         fine = answer(1.0)
     path = coarse.metainfo.get('img_path', '')
     image = item.get('image')
     if image is None:
         image = mmcv.imread(path, channel_order='rgb')
     importance, selected = _on_image(
-        results[0].importance[0], results[0].selected[0], coarse, image, model
+        passes[0].coarse.importance[0],
+        passes[0].fine.selected[0],
+        coarse,
+        image,
+        model,
     )
     has_truth = 'gt_sem_seg' in coarse or 'gt_instances' in coarse
     quality = None

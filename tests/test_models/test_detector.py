@@ -267,14 +267,18 @@ def test_boxes_of_coarse_and_fine_answers_agree(width) -> None:
     )
     model.neck = nn.Identity()
     head.test_cfg.max_per_img = 1
-    scope = model.backbone.scope
+    stages = model.backbone.stages
 
-    def brightness(x: Tensor, valid: Tensor):
+    def brightness(x: Tensor, valid: Tensor, **options: object):
+        both = stages(x, valid, **options)
         cells = (nn.functional.avg_pool2d(x, side) for side in (16, 32))
         fine, coarse = ((m.mean(1, keepdim=True),) for m in cells)
-        return scope(x, valid)._replace(features=fine, coarse_features=coarse)
+        return both._replace(
+            coarse=both.coarse._replace(maps=coarse),
+            fine=both.fine and both.fine._replace(maps=fine),
+        )
 
-    model.backbone.scope = brightness
+    model.backbone.stages = brightness
     image = torch.full((3, 96, width), -3.0)
     image[:, 32:64, 64:96] = 3.0
     image[:, 32:48, 64:80] = 3.1
@@ -389,14 +393,14 @@ def test_padding_is_selected_last(make_detector) -> None:
     """Of a canvas of 2 x 3 coarse cells, images cover some."""
     model = make_detector(backbone__alpha=0.5)
     model.train()
-    scope, seen = model.backbone.scope, []
+    stages, seen = model.backbone.stages, []
 
-    def recording(x: Tensor, valid: Tensor):
-        result = scope(x, valid)
-        seen.append((valid.flatten(1), result.selected))
-        return result
+    def recording(x: Tensor, valid: Tensor, **options: object):
+        both = stages(x, valid, **options)
+        seen.append((valid.flatten(1), both.fine.selected))
+        return both
 
-    model.backbone.scope = recording
+    model.backbone.stages = recording
     sizes = [(20, 20), (30, 70), (64, 96), (64, 40)]
     train_step(
         model,

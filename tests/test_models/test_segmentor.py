@@ -196,15 +196,14 @@ def test_padding_is_selected_last_in_every_window(make_segmentor) -> None:
         backbone__alpha=0.5,
     )
     masks = []
-    scope = model.backbone.scope
+    stages = model.backbone.stages
 
     def recording(x: Tensor, valid: Tensor, **options: object):
-        masks.append(valid)
-        result = scope(x, valid, **options)
-        masks[-1] = (valid.flatten(1), result.selected)
-        return result
+        both = stages(x, valid, **options)
+        masks.append((valid.flatten(1), both.fine.selected))
+        return both
 
-    model.backbone.scope = recording
+    model.backbone.stages = recording
     # 1 row of coarse cells of content on a canvas 2 x 6, in two windows
     image = torch.randn(3, 64, 192)
     sample = samples([(64, 192)])[0]

@@ -8,10 +8,11 @@ from mmscope.scope import (
     build_fine_sequence,
     coarse_to_fine_index,
     fine_layout,
+    fine_places,
     insert_cls,
-    mixed_tokens_to_map,
     split_cls,
-    split_fine_sequence,
+    take_tokens,
+    tokens_to_map,
 )
 
 # a 3 x 5 coarse grid, of which the cells 1, 7 and 13 are refined; coarse
@@ -61,22 +62,28 @@ def test_fine_sequence_equals_the_hand_written_one(position, order) -> None:
     sequence = build_fine_sequence(ids(FINE), ids(COARSE), ids([-1]), layout)
     assert sequence.flatten().tolist() == EXPECTED[position, order]
 
-    fine, coarse, cls = split_fine_sequence(sequence, layout)
-    assert fine.flatten().tolist() == FINE
-    assert coarse.flatten().tolist() == COARSE
-    assert cls.tolist() == [[-1]]
+    _, cls = fine_places(layout)
+    assert take_tokens(sequence, cls).flatten().tolist() == [-1]
 
 
 @pytest.mark.parametrize(('position', 'order'), EXPECTED)
 def test_map_returns_every_id_to_its_cell(position, order) -> None:
     layout = layout_of(position, order)
-    dense = mixed_tokens_to_map(ids(FINE), ids(COARSE), layout, GRID)
+    sequence = build_fine_sequence(ids(FINE), ids(COARSE), ids([-1]), layout)
+    cells, _ = fine_places(layout)
+    dense = tokens_to_map(take_tokens(sequence, cells), GRID)
     assert dense.shape == (1, 1, *GRID)
     for row in range(6):
         for column in range(10):
             cell, fine = row // 2 * 5 + column // 2, row * 10 + column
             expected = fine if cell in SELECTED else 100 + cell
             assert dense[0, 0, row, column] == expected
+
+
+def test_each_image_of_a_batch_takes_its_own_tokens() -> None:
+    tokens = torch.arange(24.0).view(2, 4, 3)
+    taken = take_tokens(tokens, torch.tensor([[3, 0], [1, 1]]))
+    assert taken[..., 0].tolist() == [[9, 0], [15, 15]]
 
 
 @pytest.mark.parametrize('length', [1, 4, 5])

@@ -1,0 +1,116 @@
+"""tools/fps_bench.py, from the command line to its files."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmscope.analysis.build import build_model
+from mmscope.datasets import write_sample_data
+
+# sizes that the config's Resize leaves alone, and all test images
+SQUARE = """
+val_dataloader['dataset']['indices'] = 8
+test_dataloader = val_dataloader
+"""
+
+
+@pytest.fixture(scope='module')
+def square_data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp('square') / 'data'
+    write_sample_data(root, num_train=1, num_val=8, size=(96, 96))
+    return root
+
+
+def run_bench(run_tool, *arguments: object) -> None:
+    run_tool(
+        'fps_bench.py',
+        *('--device', 'cpu', '--repeats', 1, '--no-memory'),
+        *('--resolutions', 96, *arguments),
+    )
+
+
+def test_exit_rate_is_that_of_the_test_tool(
+    run_tool, tiny_config, square_data, tmp_path, capsys
+) -> None:
+    config = tiny_config(SQUARE, data=square_data)
+    state = build_model(Config.fromfile(config)).state_dict()
+    state['backbone.exit_head.fc.weight'] *= 100  # confidences differ
+    checkpoint = tmp_path / 'weights.pth'
+    torch.save(dict(state_dict=state), checkpoint)
+
+    out = tmp_path / 'test'
+    test = (config, checkpoint, '--work-dir', tmp_path / 'work')
+    run_tool('test.py', *test, '--eta', 0.5, '--out', out)
+    exits = json.loads((out / 'exits.json').read_text())
+    confidences = sorted(one['confidence'] for one in exits)
+    eta = (confidences[2] + confidences[3]) / 2
+    run_tool('test.py', *test, '--eta', eta, '--out', out)
+    metrics = json.loads((out / 'metrics.json').read_text())
+    assert metrics['exit/rate'] == 5 / 8
+
+    report = tmp_path / 'fps.json'
+    run_bench(
+        run_tool,
+        *('--configs', config, '--checkpoint', checkpoint, '--eta', eta),
+        *('--images', square_data / 'images' / 'validation'),
+        *('--batch-size', 4, '--num-batches', 2, '--out', report),
+    )
+    records = json.loads(report.read_text())['records']
+    assert len(records) == 5  # the backbone runs at no other resolution
+    assert {one['exit_rate'] for one in records} == {5 / 8}
+    printed = capsys.readouterr().out
+    assert '0.6250' in printed
+    assert 'mean nothing' not in printed
+
+
+def test_what_was_chosen_is_said_and_random_weights_are(
+    run_tool, tiny_config, tmp_path, capsys
+) -> None:
+    config = tiny_config()
+    run_bench(
+        run_tool,
+        *('--configs', config, tiny_config('', 'vim_t_ade20k')),
+        *('--eta', 0.7, '--batch-size', 2, '--plot', tmp_path / 'fps.png'),
+        *('--fine-queue', 2, '--scopes', 'backbone', '--fpn', 'full'),
+    )
+    printed = capsys.readouterr().out
+    assert 'chosen for cpu:' in printed
+    assert '--force-exit 0.5 1.0' in printed
+    assert 'exits at an eta mean nothing' in ' '.join(printed.split())
+    assert 'queue 2' in printed
+    assert (tmp_path / 'fps.png').is_file()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('--eta', 1.5), r'--eta must be in \[0, 1\], got 1.5'),
+        (('--resolutions', 16), 'at least 32 pixels'),
+        (('--resolutions', 'big'), "such as 512x768, got 'big'"),
+        (('--images', '/no/where'), '--images /no/where is no folder'),
+        (('--models', 'vim_x'), "--models takes .*'vim_t'.* got 'vim_x'"),
+        (('--configs', 'no.py'), 'config no.py does not exist'),
+        (('--device', 'tpu'), "device must be 'cpu' or 'cuda', got 'tpu'"),
+        (('--protocol', 'vim', '--dtype', 'bf16'), '--protocol vim is'),
+        (
+            ('--models', 'vim_t', '--checkpoint', 'a', 'b'),
+            '--checkpoint has 2 files for 1 models',
+        ),
+        (
+            ('--models', 'vim_t', '--checkpoint', 'no.pth'),
+            'no.pth',
+        ),
+    ],
+)
+def test_bad_input_ends_with_a_sentence(run_tool, arguments, message) -> None:
+    with pytest.raises(SystemExit, match=f'fps_bench: .*{message}'):
+        run_bench(run_tool, *arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_cuda_asked_for_and_absent(run_tool) -> None:
+    with pytest.raises(SystemExit, match="'cuda' needs a GPU.* choose"):
+        run_bench(run_tool, '--device', 'cuda')

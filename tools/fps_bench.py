@@ -1,0 +1,268 @@
+"""Images a second over resolution and eta: backbone, +FPN, +full head.
+
+Times a model beside the plain Vim, in turns in one run: forward passes on
+different images that are on the device already, normalised and padded.
+"""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from mmscope.analysis.fps_bench import (
+    DTYPES,
+    SCOPES,
+    FpsPlan,
+    bench_fps,
+    count_steps,
+)
+from mmscope.analysis.fps_inputs import check_size, read_images
+from mmscope.analysis.fps_models import (
+    FPNS,
+    NAMED,
+    BenchModel,
+    named_config,
+    prepare_model,
+)
+from mmscope.analysis.fps_report import fps_table, remarks
+from mmscope.analysis.scan_bench import save
+from mmscope.analysis.timing import check_device, environment, torch_threads
+from mmscope.engine.launch import load_config
+from mmscope.ops import scan_backends
+from mmscope.utils.checkpoint import CheckpointError
+from mmscope.visualization import plot_fps
+
+PACKAGES = ('mmengine', 'mmcv', 'mmsegmentation', 'onedl-mmengine')
+PACKAGES += ('onedl-mmcv', 'onedl-mmsegmentation', 'onedl-mmdetection')
+# what is measured where nothing is said; on a CPU it takes minutes
+DEFAULTS = dict(
+    cpu=dict(
+        models=['mambascope_t', 'vim_t'],
+        resolutions=['512'],
+        batch_size=[4],
+        dtype='fp32',
+        repeats=3,
+    ),
+    cuda=dict(
+        models=['mambascope_t', 'vim_t', 'deit_t'],
+        resolutions=['512', '640', '738', '1024', '1248'],
+        batch_size=[64],
+        dtype='bf16',
+        repeats=20,
+    ),
+)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add = parser.add_argument
+    add('--eta', type=float, nargs='+', default=[0.7], help='thresholds')
+    add(
+        '--resolutions',
+        nargs='+',
+        metavar='SIDE|HxW',
+        help='512 640 738 1024 1248 are those of the paper',
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument('--models', nargs='+', help=f'of {", ".join(NAMED)}')
+    which.add_argument('--configs', nargs='+', help='any configs instead')
+    add(
+        '--checkpoint',
+        nargs='+',
+        default=[],
+        help='weights of the models, in their order; random for the rest',
+    )
+    add('--images', help='folder of images; default is sample data')
+    add(
+        '--force-exit',
+        type=float,
+        nargs='+',
+        help='exact shares of each batch that are made to exit; default '
+        '0.5 1\nwithout checkpoint, else none',
+    )
+    add('--batch-size', type=int, nargs='+')
+    add('--num-batches', type=int, help='different batches that are timed')
+    add('--dtype', choices=list(DTYPES))
+    add('--device', help='cpu or cuda; default what there is')
+    add('--scan-backend', default='auto', choices=['auto', *scan_backends()])
+    add('--scopes', nargs='+', choices=SCOPES, default=list(SCOPES))
+    add(
+        '--exit-resolution',
+        nargs='+',
+        choices=('fine', 'coarse'),
+        default=['fine', 'coarse'],
+        help='grid on which exited images pass neck and head: stride 16 or 32',
+    )
+    add(
+        '--fpn',
+        choices=FPNS,
+        default='config',
+        help="config: the config's neck (Feature2Pyramid); full: and mmdet's "
+        'FPN behind it',
+    )
+    add(
+        '--fine-queue',
+        type=int,
+        default=0,
+        metavar='N',
+        help='also collect hard images over batches until there are N',
+    )
+    add('--protocol', choices=('vim',), help='vim: batch 64, fp32')
+    add('--repeats', type=int, help='turns of each')
+    add('--threads', type=int, help="of torch on the CPU; default torch's")
+    add('--no-memory', action='store_true', help='do not measure memory')
+    add('--out', type=Path, help='json file to write')
+    add('--plot', type=Path, help='picture to write')
+    return parser.parse_args()
+
+
+def fill_in(args: argparse.Namespace) -> list[str]:
+    """Choose what the user has not said; returns what was chosen."""
+    if args.device is None:
+        args.device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    check_device(args.device)
+    choices = dict(DEFAULTS[args.device.partition(':')[0]])
+    choices['num_batches'] = 4 if args.checkpoint else 1
+    choices['force_exit'] = [] if args.checkpoint else [0.5, 1.0]
+    if args.fine_queue:
+        choices['num_batches'] = 4
+    if args.protocol == 'vim':
+        if args.dtype not in (None, 'fp32') or args.batch_size:
+            raise ValueError(
+                '--protocol vim is --batch-size 64 --dtype fp32; leave these '
+                'out'
+            )
+        choices.update(batch_size=[64], dtype='fp32')
+    if args.configs:
+        args.models, choices['models'] = [], None
+    chosen = []
+    for name, value in choices.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+            shown = value if isinstance(value, list) else [value]
+            flag = name.replace('_', '-')
+            chosen.append(f'--{flag} {" ".join(map(str, shown))}')
+    return chosen
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    sides = text.lower().split('x')
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise ValueError(
+            f'--resolutions takes sides such as 512, or HxW such as 512x768, '
+            f'got {text!r}'
+        )
+    size = tuple(map(int, sides * 2))[:2]
+    check_size(size)
+    return size
+
+
+def make_plan(args: argparse.Namespace) -> FpsPlan:
+    plan = FpsPlan(
+        etas=tuple(args.eta),
+        forced=tuple(args.force_exit),
+        sizes=tuple(map(parse_size, args.resolutions)),
+        batch_sizes=tuple(args.batch_size),
+        scopes=tuple(args.scopes),
+        exit_resolutions=tuple(args.exit_resolution),
+        dtype=args.dtype,
+        backend=args.scan_backend,
+        device=args.device,
+        batches=args.num_batches,
+        repeats=args.repeats,
+        queue=args.fine_queue,
+    )
+    plan.check()
+    return plan
+
+
+def build_models(args: argparse.Namespace) -> list[BenchModel]:
+    configs = {name: named_config(name) for name in args.models}
+    for path in args.configs or []:
+        name = Path(path).stem
+        configs[path if name in configs else name] = load_config(path)
+    spare = len(configs) - len(args.checkpoint)
+    if spare < 0:
+        raise ValueError(
+            f'--checkpoint has {len(args.checkpoint)} files for '
+            f'{len(configs)} models'
+        )
+    checkpoints = [*args.checkpoint, *[None] * spare]
+    return [
+        prepare_model(name, cfg, args.fpn, checkpoint, args.device)
+        for (name, cfg), checkpoint in zip(
+            configs.items(), checkpoints, strict=True
+        )
+    ]
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    chosen = fill_in(args)
+    plan = make_plan(args)
+    if chosen:
+        console.print(f'chosen for {args.device}:', *chosen)
+    # full float32, as the protocols that this is compared with
+    torch.backends.cudnn.allow_tf32 = False
+    images = read_images(args.images, max(plan.batch_sizes) * plan.batches)
+    models = build_models(args)
+    random = [m.name for m in models[len(args.checkpoint) :] if m.early_exit]
+    if random:
+        console.print(
+            f'[yellow]{", ".join(random)}: weights are random, so exits at an '
+            'eta mean nothing; forced exits show the speed. --checkpoint '
+            'gives weights.'
+        )
+    facts = environment(args.device, PACKAGES)
+    columns = (
+        *(TextColumn('{task.description}'), BarColumn()),
+        *(TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn()),
+    )
+    with Progress(*columns, console=console) as progress:
+        total = count_steps(models, plan, not args.no_memory)
+        task = progress.add_task('Measuring', total=total)
+        records = bench_fps(
+            *(models, images, plan, not args.no_memory),
+            step=lambda: progress.advance(task),
+        )
+    console.print(fps_table(records))
+    for line in remarks(records):
+        console.print(line)
+    distinct = f'{len(images)} different images'
+    console.print(
+        f'{facts["device"]}, {facts["threads"]} threads, torch '
+        f'{facts["torch"]}; {distinct} from {args.images or "sample data"}; '
+        'FPS is of the median, × Vim of medians in the same turns'
+    )
+    if args.out:
+        settings = dict(asdict(plan), fpn=args.fpn, images=len(images))
+        save(args.out, dict(facts, settings=settings), records)
+        console.print(f'written to {args.out}')
+    if args.plot:
+        plot_fps(records, facts['device'], args.plot)
+        console.print(f'drawn in {args.plot}')
+
+
+def main() -> None:
+    args = parse_args()
+    console = Console(width=None if Console().is_terminal else 200)
+    threads = args.threads or torch.get_num_threads()
+    try:
+        with torch_threads(threads):
+            run(args, console)
+    except (ValueError, FileNotFoundError, CheckpointError) as error:
+        raise SystemExit(f'fps_bench: {error}') from None
+
+
+if __name__ == '__main__':
+    main()

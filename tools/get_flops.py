@@ -1,0 +1,137 @@
+"""What an image costs: exact counts by component and by its path."""
+
+import argparse
+
+import mmengine
+from mmengine.analysis import parameter_count
+from mmengine.config import DictAction
+from rich.console import Console
+from rich.table import Table
+
+from mmscope.analysis.build import build_model, default_shape
+from mmscope.analysis.flops import (
+    COMPONENTS,
+    CONVENTIONS,
+    dataset_flops,
+    model_flops,
+)
+from mmscope.engine.launch import (
+    build_runner,
+    has_exits,
+    load_checkpoint,
+    load_config,
+    set_eta,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        help="image height and width, or one side; default is the config's "
+        'crop size',
+    )
+    parser.add_argument(
+        '--exit-rate',
+        type=float,
+        nargs='+',
+        default=[],
+        help='shares of images that exit early, to average over',
+    )
+    parser.add_argument(
+        '--convention',
+        choices=CONVENTIONS,
+        default='two_direction',
+        help='count what runs, or as the papers do: one scan direction, no '
+        'norms, only the selected patches',
+    )
+    parser.add_argument(
+        '--checkpoint',
+        help='average over the test images, each with its own size and exit',
+    )
+    parser.add_argument(
+        '--eta', type=float, help="threshold for that; default the config's"
+    )
+    parser.add_argument('--out', help='json file to write')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='change settings of the config, as key=value',
+    )
+    return parser.parse_args()
+
+
+def make_table(columns: dict[str, dict]) -> Table:
+    table = Table('', *columns)
+    for name in COMPONENTS:
+        if any(column.get(name) for column in columns.values()):
+            counts = [column.get(name, 0) for column in columns.values()]
+            table.add_row(name, *(f'{n / 1e9:.3f}' for n in counts))
+    totals = [sum(column.values()) for column in columns.values()]
+    table.add_section()
+    table.add_row('total', *(f'{n / 1e9:.3f}' for n in totals))
+    return table
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config, None, args.cfg_options)
+    if args.shape and len(args.shape) > 2:
+        raise SystemExit(f'--shape takes H W or one side, got {args.shape}')
+    if args.eta is not None:
+        set_eta(cfg, args.eta)
+    if args.exit_rate and not has_exits(cfg):
+        raise SystemExit(
+            f'--exit-rate needs a model with early exits; the backbone of '
+            f'{args.config} is {cfg.model.backbone.type}'
+        )
+    shape = tuple(args.shape or default_shape(cfg))
+    shape = shape if len(shape) == 2 else shape * 2
+    model = build_model(cfg)
+    try:
+        flops = model_flops(model, shape, args.convention)
+        columns = {'all': flops.refined}
+        if flops.coarse:
+            columns = {
+                'coarse pass': flops.coarse,
+                'fine pass': flops.fine,
+                'exits, in all': flops.exited,
+                'refined, in all': flops.refined,
+            }
+        for rate in args.exit_rate:
+            columns[f'{100 * rate:g} % exit'] = flops.expected(rate)
+    except ValueError as err:
+        raise SystemExit(f'get_flops: {err}') from None
+
+    report = dict(shape=flops.shape, convention=args.convention)
+    if args.checkpoint:
+        cfg.work_dir = cfg.work_dir + '/flops'
+        runner = build_runner(cfg, 'none', ('test',))
+        load_checkpoint(runner, args.checkpoint)
+        loader = runner.test_loop.dataloader
+        mean = dataset_flops(runner.model, loader, args.convention)
+        columns['mean of the test images'] = mean.mean
+        report |= dict(
+            images=mean.images, exit_rate=mean.exit_rate, shapes=mean.shapes
+        )
+    params = parameter_count(model)['']
+    print(
+        f'{args.config}: {params / 1e6:.2f}M parameters\n'
+        f'G multiply-adds of an image of {shape[0]} x {shape[1]}, '
+        f'convention {args.convention}'
+    )
+    Console().print(make_table(columns))
+    if args.checkpoint:
+        print(f'{mean.images} test images, exit rate {mean.exit_rate:.4f}')
+    if args.out:
+        report |= dict(parameters=params, flops=columns)
+        mmengine.dump(report, args.out, indent=2)
+        print(f'written to {args.out}')
+
+
+if __name__ == '__main__':
+    main()
