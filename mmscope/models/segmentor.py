@@ -274,9 +274,11 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
             )
         exited = torch.stack([d.exited for d in decisions]).float().mean(0)
         confidence = torch.stack([d.confidence for d in decisions]).mean(0)
+        # both in one transfer from the device
+        shares, values = torch.stack([exited, confidence.float()]).tolist()
         slides = self.test_cfg.get('mode', 'whole') == 'slide'
         for sample, exit_share, value in zip(
-            samples, exited.tolist(), confidence.tolist(), strict=True
+            samples, shares, values, strict=True
         ):
             sample.exited = exit_share if slides else bool(exit_share)
             sample.exit_confidence = value
