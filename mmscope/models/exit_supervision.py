@@ -144,8 +144,10 @@ class ExitSupervision(nn.Module):
         confidence = torch.stack([d.confidence for d in decisions]).mean(0)
         prob = self.backbone.exit_head.probabilities
         scores = torch.stack([prob(d.logits) for d in decisions]).mean(0)
+        # both in one transfer from the device
+        shares, values = torch.stack([exited, confidence.float()]).tolist()
         for sample, share, value, score in zip(
-            samples, exited.tolist(), confidence.tolist(), scores, strict=True
+            samples, shares, values, scores, strict=True
         ):
             sample.exited = share if as_share else bool(share)
             sample.exit_confidence = value

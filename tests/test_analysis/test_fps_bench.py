@@ -317,6 +317,17 @@ def test_names_stand_for_configs() -> None:
         named_config('vim_x')
 
 
+def test_a_time_is_that_of_one_image(vim, monkeypatch) -> None:
+    def take_turns(jobs: dict, *_: object) -> dict:
+        return dict.fromkeys(jobs, Timing(100.0, 80.0, 20.0, 3))
+
+    monkeypatch.setattr(fps_bench, 'time_in_turns', take_turns)
+    plan = replace(PLAN, scopes=('backbone',), batches=2)
+    [one] = bench_fps([vim], PICTURES, plan, memory=False)
+    assert one.time == Timing(25.0, 20.0, 5.0, 3)
+    assert one.fps == 40
+
+
 def test_memory_can_be_left_out(vim, monkeypatch) -> None:
     def fail(*_: object) -> float:
         raise AssertionError

@@ -7,6 +7,7 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmscope.models import MambaScopeSegmentor
 from mmscope.models.exit_supervision import content_mask, frozen_batch_norm
@@ -321,3 +322,39 @@ def test_labels_beyond_the_classes_name_the_mask(make_segmentor) -> None:
     )
     with pytest.raises(ValueError, match=r'masks/bad.png: .*9'):
         make_segmentor()._exit_target([sample])
+
+
+class HostReads(TorchDispatchMode):
+    """Operators that make the host wait for the device."""
+
+    NAMES = ('nonzero', '_local_scalar_dense', 'masked_select')
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        masks = args[1] if name == 'index' else ()
+        masked = any(m is not None and m.dtype == torch.bool for m in masks)
+        if name in self.NAMES or masked:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('resolution', ['coarse', 'fine'])
+def test_one_synchronisation_decides_a_mixed_batch(
+    segmentor, resolution
+) -> None:
+    segmentor.backbone.exit_resolution = resolution
+    images = varied(4)
+    with torch.no_grad():
+        confidence = segmentor.backbone.scope(images).confidence
+        segmentor.backbone.eta = confidence.median().item()
+        content = torch.ones_like(images[:, :1])
+        with HostReads() as reads:
+            metas = [dict(img_shape=images.shape[2:])] * 4
+            segmentor.encode_decode(torch.cat([images, content], 1), metas)
+        exited = segmentor.backbone.scope(images).exited
+    assert 0 < exited.sum() < 4
+    assert reads.seen == ['nonzero']
