@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from . import cpu_scan
-from .selective_scan import _check_name, _wanted
+from .selective_scan import wanted_backend
 
 
 def runs_in_cpp(x: Tensor, backend: str | None) -> bool:
@@ -22,10 +22,7 @@ def runs_in_cpp(x: Tensor, backend: str | None) -> bool:
     Raises:
         RuntimeError: the C++ operators were asked for and cannot run.
     """
-    name, origin = (
-        _wanted() if backend is None else (backend, 'argument backend')
-    )
-    _check_name(name, origin)
+    name = wanted_backend(backend)
     if name not in ('auto', 'cpu'):
         return False
     reason = cpu_scan.why_not(x)
