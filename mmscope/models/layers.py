@@ -13,6 +13,8 @@ from mmscope.scope import importance_score
 from mmscope.scope.checks import check_choice
 from mmscope.scope.importance import DIRECTIONS, METRICS
 
+from .mixer_weights import MixerWeights, WeightCache
+
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Cast half precision to float32 and leave wider types alone."""
@@ -24,14 +26,17 @@ class RMSNorm(nn.RMSNorm):
 
     Args:
         embed_dims: Token channels C.
+        scan_backend: Of the scan: the norm runs in the kernels that come
+            with it.
     """
 
-    def __init__(self, embed_dims: int) -> None:
+    def __init__(self, embed_dims: int, scan_backend: str = 'auto') -> None:
         super().__init__(embed_dims, eps=1e-5)
+        self.backend = None if scan_backend == 'auto' else scan_backend
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise along the last axis, (..., C)."""
-        return rms_norm(x, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps, self.backend)
 
 
 class ScoreMetric(NamedTuple):
@@ -105,7 +110,7 @@ class BiMambaMixer(nn.Module):
         expand: Inner channels over token channels.
         d_conv: Taps of the depthwise convolution.
         scan_backend: See :func:`mmscope.ops.bidirectional_scan`; the
-            convolution runs in C++ or plain torch accordingly.
+            convolution runs in the kernels that come with it.
     """
 
     def __init__(
@@ -120,7 +125,8 @@ class BiMambaMixer(nn.Module):
         inner = expand * embed_dims
         rank = math.ceil(embed_dims / 16)
         self.d_state, self.dt_rank = d_state, rank
-        self.scan_backend = scan_backend
+        self.backend = None if scan_backend == 'auto' else scan_backend
+        self.kept_weights = WeightCache()
         self.in_proj = nn.Linear(embed_dims, 2 * inner, bias=False)
         self.out_proj = nn.Linear(inner, embed_dims, bias=False)
         for suffix in ('', '_b'):
@@ -176,21 +182,22 @@ class BiMambaMixer(nn.Module):
             None.
         """
         x, gate = self.in_proj(x).chunk(2, dim=-1)
-        backend = None if self.scan_backend == 'auto' else self.scan_backend
-        u = self._convolve(x, backend)
-        delta, B, C = self._project(u)
+        weights = self.kept_weights.weights(self)
+        backend = self.backend
+        u = bidirectional_conv(x, weights.conv, weights.conv_bias, backend)
+        delta, B, C = self._project(u, weights)
         importance = None
         fused = score is not None and score.fused
         merge = score is None or fused
         y = bidirectional_scan(
             u,
             delta,
-            torch.stack([self.A_log, self.A_b_log]).exp().neg(),
+            weights.A,
             B,
             C,
-            torch.stack([self.D, self.D_b]),
+            weights.D,
             z=gate if merge else None,
-            delta_bias=torch.stack([self.dt_proj.bias, self.dt_proj_b.bias]),
+            delta_bias=weights.dt_bias,
             importance=fused,
             merge=merge,
             backend=backend,
@@ -202,37 +209,28 @@ class BiMambaMixer(nn.Module):
             y = y.mean(dim=0) * F.silu(gate)
         return self.out_proj(y), importance
 
-    def _convolve(self, x: Tensor, backend: str | None) -> Tensor:
-        """Convolve and activate, causal in either direction.
+    def train(self, mode: bool = True) -> 'BiMambaMixer':
+        """Set the mode and forget what was kept for inference."""
+        self.kept_weights.clear()
+        return super().train(mode)
 
-        Args:
-            x: (B, L, D).
-            backend: Of the scan, None for the one that is set elsewhere.
-
-        Returns:
-            Forward and backward, (2, B, L, D).
-        """
-        convs = (self.conv1d, self.conv1d_b)
-        weight = torch.stack([conv.weight.squeeze(1) for conv in convs])
-        bias = torch.stack([conv.bias for conv in convs])
-        return bidirectional_conv(x, weight, bias, backend)
-
-    def _project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(
+        self, u: Tensor, weights: MixerWeights
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the input-dependent parameters of the scan.
 
         Args:
             u: (2, B, L, D).
+            weights: Of both directions.
 
         Returns:
             delta (2, B, L, D) without its bias, B and C (2, B, L, S).
         """
-        weight = torch.stack([self.x_proj.weight, self.x_proj_b.weight])
-        projected = torch.bmm(u.flatten(1, 2), weight.transpose(1, 2))
+        projected = torch.bmm(u.flatten(1, 2), weights.x_proj)
         delta, B, C = projected.split(
             [self.dt_rank, self.d_state, self.d_state], dim=-1
         )
-        weight = torch.stack([self.dt_proj.weight, self.dt_proj_b.weight])
-        delta = torch.bmm(delta, weight.transpose(1, 2))
+        delta = torch.bmm(delta, weights.dt_proj)
         return tuple(out.unflatten(1, u.shape[1:3]) for out in (delta, B, C))
 
 
@@ -274,7 +272,7 @@ class VimBlock(nn.Module):
         scan_backend: str = 'auto',
     ) -> None:
         super().__init__()
-        self.norm = RMSNorm(embed_dims)
+        self.norm = RMSNorm(embed_dims, scan_backend)
         self.mixer = BiMambaMixer(
             embed_dims, d_state, expand, d_conv, scan_backend
         )

@@ -146,6 +146,7 @@ class VimEncoder(BaseModule):
         self._check_scan_backend(scan_backend)
         self.with_cp = with_cp
         self.frozen_stages = frozen_stages
+        self.graphs = None  # set by encoder_graphs.cuda_graphs
         self.grid = tuple(
             math.ceil(side / size_divisor) * size_divisor // patch_size
             for side in to_2tuple(img_size)
@@ -163,9 +164,11 @@ class VimEncoder(BaseModule):
             VimBlock(dims, rate, scan_backend=scan_backend, **arch)
             for rate in rates
         )
-        self.norm_f = RMSNorm(dims) if final_norm else None
+        self.norm_f = RMSNorm(dims, scan_backend) if final_norm else None
         self.level_norms = nn.ModuleList(
-            RMSNorm(dims) for _ in self.out_indices if level_norms
+            RMSNorm(dims, scan_backend)
+            for _ in self.out_indices
+            if level_norms
         )
         self.register_load_state_dict_pre_hook(_resize_loaded_pos_embeds)
         self.reset_parameters()
@@ -304,7 +307,19 @@ class VimEncoder(BaseModule):
             score_layers: Blocks whose scores are averaged.
             beta: Smoothing factor of that average (Eq. 12).
         """
-        x = at_least_float32(x)
+        x, options = at_least_float32(x), (score, tuple(score_layers), beta)
+        if self.graphs is None or self.training or torch.is_grad_enabled():
+            return self.run_blocks(x, *options)
+        return self.graphs(self.run_blocks, x, *options)
+
+    def run_blocks(
+        self,
+        x: Tensor,
+        score: ScoreMetric | None,
+        score_layers: tuple[int, ...],
+        beta: float,
+    ) -> Encoded:
+        """See :meth:`encode`; ``x`` is float32 or wider."""
         levels, importance = [], None
         for index, layer in enumerate(self.layers):
             metric = score if index in score_layers else None

@@ -1,6 +1,6 @@
 """Depthwise convolution and SiLU, causal in either direction, token-major.
 
-In C++ (``csrc/conv.h``) on CPU, else in plain torch.
+In C++ (``csrc/conv.h``) on CPU, in Triton on GPUs, else in plain torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .cpu_scan import NOT_BUILT
-from .layer_backend import runs_in_cpp
+from .layer_backend import layer_kernels
 
 
 def plain_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -72,14 +72,15 @@ def bidirectional_conv(
 
     The last tap is the token's own in both directions; the first is that of
     the token K - 1 back (direction 0) or ahead (direction 1). Beyond the ends
-    tokens are zero. Computed in float32 in C++ (float64 if ``x`` is).
+    tokens are zero. Computed in float32
+    in C++ and Triton (float64 in C++ if ``x`` is).
 
     Args:
         x: Tokens, (B, L, D); rows may be far apart, as in half of a
             projection.
         weight: Taps of either direction, (2, D, K).
         bias: (2, D).
-        backend: Of the scan, see :func:`runs_in_cpp`.
+        backend: Of the scan, see :func:`layer_kernels`.
 
     Returns:
         (2, B, L, D), dtype of ``x``.
@@ -94,6 +95,11 @@ def bidirectional_conv(
             'x must be (B, L, D), weight (2, D, K) and bias (2, D), got '
             f'{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}'
         )
-    if not runs_in_cpp(x, backend):
-        return plain_conv(x, weight, bias)
-    return torch.ops.mmscope.conv_forward.default(x, weight, bias)
+    kernels = layer_kernels(x, backend)
+    if kernels == 'cpu':
+        return torch.ops.mmscope.conv_forward.default(x, weight, bias)
+    if kernels == 'triton':
+        from .triton_conv import triton_conv
+
+        return triton_conv(x, weight, bias)
+    return plain_conv(x, weight, bias)

@@ -1,18 +1,21 @@
-"""Where the operators beside the scan run: in C++, or in plain torch."""
+"""Which kernels the operators beside the scan run in."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from . import cpu_scan
-from .selective_scan import _check_name, _wanted
+from . import cpu_scan, triton_check
+from .selective_scan import wanted_backend
+
+# scan backends that bring kernels for the other operators
+KERNELS = {'cpu': cpu_scan.why_not, 'triton': triton_check.why_not}
 
 
-def runs_in_cpp(x: Tensor, backend: str | None) -> bool:
-    """Whether an operator on ``x`` runs in C++.
+def layer_kernels(x: Tensor, backend: str | None) -> str:
+    """Return 'cpu' for C++, 'triton', or 'torch' for plain torch.
 
-    It follows the scan: 'auto' does where it can, 'cpu' must, every other
-    backend takes plain torch.
+    It follows the scan: 'auto' takes the first that can run, 'cpu' and
+    'triton' are what they say, every other backend takes plain torch.
 
     Args:
         x: What the operator reads.
@@ -20,15 +23,17 @@ def runs_in_cpp(x: Tensor, backend: str | None) -> bool:
             environment say.
 
     Raises:
-        RuntimeError: the C++ operators were asked for and cannot run.
+        RuntimeError: kernels were asked for by name and cannot run.
     """
-    name, origin = (
-        _wanted() if backend is None else (backend, 'argument backend')
-    )
-    _check_name(name, origin)
-    if name not in ('auto', 'cpu'):
-        return False
-    reason = cpu_scan.why_not(x)
-    if reason and name == 'cpu':
-        raise RuntimeError(f"scan backend 'cpu' cannot run here: {reason}")
-    return reason is None
+    name = wanted_backend(backend)
+    for kernels, why_not in KERNELS.items():
+        if name not in ('auto', kernels):
+            continue
+        reason = why_not(x)
+        if reason is None:
+            return kernels
+        if name != 'auto':
+            raise RuntimeError(
+                f'scan backend {name!r} cannot run here: {reason}'
+            )
+    return 'torch'

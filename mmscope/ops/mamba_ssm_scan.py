@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .reference import importance_of
+from .scan_call import Inputs, Options
 
 MODULE = 'selective_scan_cuda'
 TOKENS_PER_STATE = 2048  # the kernel keeps the state after so many tokens
@@ -33,11 +34,12 @@ FIX = (
 )
 
 
+INSTALLED = importlib.util.find_spec(MODULE) is not None
+
+
 @lru_cache
 def import_error() -> str | None:
-    """Why the module cannot be imported; tried once."""
-    if importlib.util.find_spec(MODULE) is None:
-        return f'the module {MODULE} of mamba-ssm is not installed; {FIX}'
+    """Why the installed module cannot be imported; tried once."""
     try:
         importlib.import_module(MODULE)
     except ImportError as error:  # most often built for another torch
@@ -52,15 +54,15 @@ def why_not(u: Tensor) -> str | None:
             'it computes in float32 and u is float64; '
             "cast u, or choose backend='torch'"
         )
-    # torch.compile cannot trace an import; a scan before it has tried it
-    if not torch.compiler.is_compiling() and (reason := import_error()):
-        return reason
+    if not INSTALLED:
+        return f'the module {MODULE} of mamba-ssm is not installed; {FIX}'
     if not u.is_cuda:
         return (
             f'it needs CUDA tensors and u is on {u.device}; move the model '
             "and its input to a GPU, or choose backend='torch'"
         )
-    return None
+    # torch.compile cannot trace an import: the kernel's own error must do
+    return None if torch.compiler.is_compiling() else import_error()
 
 
 def _kernel() -> ModuleType:
@@ -99,14 +101,7 @@ def scan_op(
 
 @scan_op.register_fake
 def _(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
+    u: Tensor, delta: Tensor, A: Tensor, *rest: Tensor | bool | None
 ) -> tuple[Tensor, Tensor]:
     batch, channels, length = u.shape
     if batch == 0:
@@ -146,19 +141,9 @@ def scan_backward_op(
 
 @scan_backward_op.register_fake
 def _(
-    grad: Tensor,
-    states: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
+    grad: Tensor, states: Tensor, *given: Tensor | bool | None
 ) -> list[Tensor]:
-    given = (u, delta, A, B, C, D, delta_bias)
-    return [torch.empty_like(t) for t in given if t is not None]
+    return [torch.empty_like(t) for t in given[:-1] if t is not None]
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -202,24 +187,15 @@ def _token_major(y: Tensor, reverse: tuple[bool, ...]) -> Tensor:
 
 
 def mamba_ssm_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    reverse: tuple[bool, ...],
-    merge: bool,
-    importance: bool,
+    inputs: Inputs, options: Options
 ) -> tuple[Tensor, Tensor | None]:
-    """Scan by mamba_ssm's kernel; see ``ScanCore`` for the arguments.
+    """Scan by mamba_ssm's kernel; see ``ScanCore``.
 
     The kernel rounds its output to the dtype of its input, so where the
     importance is asked for it is given float32.
     """
+    u, delta, A, B, C, D, z, delta_bias = inputs
+    softplus, reverse, merge, importance = options
     if A.shape[-1] > MAX_STATES:
         raise RuntimeError(
             f'mamba_ssm takes up to {MAX_STATES} states, got {A.shape[-1]}; '
@@ -233,7 +209,7 @@ def mamba_ssm_scan(
         for x in (A, D, delta_bias)
     )
     u_delta = (x.flatten(1, 2) for x in tokens[:2])
-    y, _ = scan_op(*u_delta, A, *tokens[2:], D, delta_bias, delta_softplus)
+    y, _ = scan_op(*u_delta, A, *tokens[2:], D, delta_bias, softplus)
     y = _token_major(y, reverse)
     score = importance_of(y) if importance else None
     out = y.float()

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .scan_call import Inputs, Options
+
 
 def state_dtype(u: Tensor) -> torch.dtype:
     """The dtype of state and step size: float64 for float64, else float32.
@@ -55,28 +57,18 @@ def importance_of(y: Tensor) -> Tensor:
 
 
 def reference_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    reverse: tuple[bool, ...],
-    merge: bool,
-    importance: bool,
+    inputs: Inputs, options: Options
 ) -> tuple[Tensor, Tensor | None]:
-    """Scan token by token; see :class:`ScanCore` for the arguments."""
+    """Scan token by token; see ``ScanCore``."""
+    u, delta, A, B, C, D, z, delta_bias = inputs
     acc = state_dtype(u)
     x, dt = u.to(acc), delta.to(acc)
     if delta_bias is not None:
         dt = dt + delta_bias.to(acc)[:, None, None]
-    if delta_softplus:
+    if options.delta_softplus:
         dt = F.softplus(dt)
     directions = []
-    for g, backward in enumerate(reverse):
+    for g, backward in enumerate(options.reverse):
         tokens = [x[g], dt[g], B[g].to(acc), C[g].to(acc)]
         if backward:
             tokens = [t.flip(1) for t in tokens]
@@ -85,8 +77,8 @@ def reference_scan(
     y = torch.stack(directions)
     if D is not None:
         y = y + D.to(acc)[:, None, None] * x
-    score = importance_of(y) if importance else None
-    out = y.mean(dim=0) if merge else y
+    score = importance_of(y) if options.importance else None
+    out = y.mean(dim=0) if options.merge else y
     if z is not None:
         out = out * F.silu(z.to(acc))
     return out.to(u.dtype), score

@@ -1,4 +1,4 @@
-"""RMSNorm: in C++ (``csrc/norm.h``) on CPU, else torch's."""
+"""RMSNorm: in C++ on CPU (``csrc/norm.h``), in Triton on GPUs, or torch's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .cpu_scan import NOT_BUILT
-from .layer_backend import runs_in_cpp
+from .layer_backend import layer_kernels
 from .reference import state_dtype
 
 
@@ -72,7 +72,7 @@ def rms_norm(
         x: Tokens, (..., C); float32 or float64 for full precision.
         weight: (C,).
         eps: Added to the mean square.
-        backend: Of the scan, see :func:`runs_in_cpp`.
+        backend: Of the scan, see :func:`layer_kernels`.
 
     Returns:
         (..., C), dtype of ``weight``.
@@ -85,6 +85,11 @@ def rms_norm(
             'x must be (..., C) and weight (C,), got '
             f'{tuple(x.shape)} and {tuple(weight.shape)}'
         )
-    if not runs_in_cpp(x, backend):
-        return plain_norm(x, weight, eps)
-    return torch.ops.mmscope.rms_norm_forward.default(x, weight, eps)[0]
+    kernels = layer_kernels(x, backend)
+    if kernels == 'cpu':
+        return torch.ops.mmscope.rms_norm_forward.default(x, weight, eps)[0]
+    if kernels == 'triton':
+        from .triton_norm import norm_op
+
+        return norm_op(x, None, weight, eps, weight.dtype)[0]
+    return plain_norm(x, weight, eps)

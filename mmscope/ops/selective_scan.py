@@ -3,51 +3,29 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from . import cpu_scan, mamba_ssm_scan, triton_check
+from .scan_call import Inputs, Options, ScanCore
 from .shapes import CHANNEL_MAJOR, TOKEN_MAJOR, check_inputs
 
 ENV_BACKEND = 'MMSCOPE_SCAN_BACKEND'
-_FORCED: ContextVar[str | None] = ContextVar('scan_backend', default=None)
 
 
-class ScanCore(Protocol):
-    """What every backend implements, G scans over the same tokens at once.
+class _Forced(threading.local):
+    """What ``use_backend`` set in this thread; torch.compile can read it."""
 
-    ``u, delta`` (G, B, L, Dim); ``A`` (G, Dim, S); ``B, C`` (G, B, L, S);
-    ``D, delta_bias`` (G, Dim) or None; ``z`` (B, L, Dim) or None. Scan g
-    runs from the last token to the first where ``reverse[g]``. Tensors may
-    have any strides, mixed float dtypes and an empty batch.
+    def __init__(self) -> None:
+        self.name: str | None = None
 
-    Returns (out, importance): out of ``u.dtype``, (B, L, Dim), the mean over
-    G, if ``merge``, else (G, B, L, Dim); importance detached, (B, L),
-    float32, or None. State, step size and importance are computed in
-    ``reference.state_dtype(u)``.
-    """
 
-    def __call__(
-        self,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        z: Tensor | None,
-        delta_bias: Tensor | None,
-        delta_softplus: bool,
-        reverse: tuple[bool, ...],
-        merge: bool,
-        importance: bool,
-    ) -> tuple[Tensor, Tensor | None]: ...
+_FORCED = _Forced()
 
 
 @dataclass(frozen=True)
@@ -115,7 +93,8 @@ def scan_backends(u: Tensor | None = None) -> dict[str, str | None]:
     return {backend.name: backend.why_not(probe) for backend in BACKENDS}
 
 
-def _check_name(name: str, origin: str) -> None:
+def check_backend(name: str, origin: str) -> None:
+    """Raise ValueError unless ``name``, given by ``origin``, is a choice."""
     choices = sorted(['auto', *(backend.name for backend in BACKENDS)])
     if name not in choices:
         raise ValueError(
@@ -130,34 +109,36 @@ def use_backend(name: str) -> Iterator[None]:
     The ``backend`` argument of a call still wins; the block itself wins over
     the environment variable ``MMSCOPE_SCAN_BACKEND``.
     """
-    _check_name(name, 'use_backend')
-    token = _FORCED.set(name)
+    check_backend(name, 'use_backend')
+    before, _FORCED.name = _FORCED.name, name
     try:
         yield
     finally:
-        _FORCED.reset(token)
+        _FORCED.name = before
 
 
-@torch.compiler.assume_constant_result
-def _wanted() -> tuple[str, str]:
-    """The backend to use unless the call names one, and who says so.
+def wanted_backend(backend: str | None) -> str:
+    """Argument > use_backend > environment > 'auto'.
 
-    A compiled function keeps what this was when it was traced.
+    A function compiled by torch keeps what the environment said when it was
+    traced.
+
+    Args:
+        backend: The argument of a call.
     """
-    if (forced := _FORCED.get()) is not None:
-        return forced, 'use_backend'
-    return (
-        os.environ.get(ENV_BACKEND) or 'auto',
-        f'environment variable {ENV_BACKEND}',
-    )
+    origin = 'argument backend'
+    if backend is None:
+        backend, origin = _FORCED.name, 'use_backend'
+    if backend is None:
+        backend = os.environ.get(ENV_BACKEND) or 'auto'
+        origin = f'environment variable {ENV_BACKEND}'
+    check_backend(backend, origin)
+    return backend
 
 
 def _resolve(u: Tensor, backend: str | None) -> ScanCore:
-    """Pick the core: argument > use_backend > environment > 'auto'."""
-    name, origin = (
-        _wanted() if backend is None else (backend, 'argument backend')
-    )
-    _check_name(name, origin)
+    """Pick the core of the wanted backend, or of the first that can run."""
+    name = wanted_backend(backend)
     for candidate in BACKENDS:
         if name not in ('auto', candidate.name):
             continue
@@ -209,8 +190,10 @@ def selective_scan(
     A, D, delta_bias = (
         x if x is None else x[None] for x in (A, D, delta_bias)
     )
-    given = (u, delta, A, B, C, D, z if z is None else z.mT, delta_bias)
-    out, _ = core(*given, delta_softplus, (False,), True, False)
+    given = Inputs(
+        u, delta, A, B, C, D, None if z is None else z.mT, delta_bias
+    )
+    out, _ = core(given, Options(delta_softplus, (False,), True, False))
     return out.mT.contiguous()
 
 
@@ -256,5 +239,6 @@ def bidirectional_scan(
     given = (u, delta, A, B, C, D, z, delta_bias)
     check_inputs(TOKEN_MAJOR, dict(zip(TOKEN_MAJOR, given, strict=True)))
     core = _resolve(u, backend)
-    out, score = core(*given, delta_softplus, (False, True), merge, importance)
+    options = Options(delta_softplus, (False, True), merge, importance)
+    out, score = core(Inputs(*given), options)
     return (out, score) if importance else out

@@ -16,42 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .reference import state_dtype
+from .scan_call import Inputs, Options
 
 CHUNK = 64  # tokens between two saved states
 # for the states of one chunk: the cache decides on a CPU, launches elsewhere
 CHUNK_BYTES = {'cpu': 4 * 2**20}
 CHUNK_BYTES_ELSEWHERE = 128 * 2**20
 LOG2_E = math.log2(math.e)
-
-
-class Options(NamedTuple):
-    delta_softplus: bool
-    reverse: tuple[bool, ...]
-    merge: bool
-    importance: bool
-
-
-class Inputs(NamedTuple):
-    """The tensors of one call, see ``ScanCore``."""
-
-    u: Tensor
-    delta: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor | None
-    z: Tensor | None
-    delta_bias: Tensor | None
-
-    def rows(self, rows: slice) -> Inputs:
-        """The same for a slice of the batch, as views."""
-        return self._replace(
-            u=self.u[:, rows],
-            delta=self.delta[:, rows],
-            B=self.B[:, rows],
-            C=self.C[:, rows],
-            z=None if self.z is None else self.z[rows],
-        )
 
 
 class Weights(NamedTuple):

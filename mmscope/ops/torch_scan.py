@@ -12,21 +12,19 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .reference import state_dtype
+from .scan_call import Inputs, Options
+from .scan_operator import define, register
 from .torch_chunk import (
     CHUNK,
     LOG2_E,
     Buffers,
     Chunk,
-    Inputs,
-    Options,
     Weights,
     advance,
     make_buffers,
@@ -58,7 +56,7 @@ def _scan_slice(
         out: y is added to it, (G, b, L, Dim); all G may be one memory.
         peaks: Filled with the largest y of each token, (G, b, L, 1).
         starts: Filled with the state before each chunk,
-            (chunks, G, b, S, Dim).
+            (G, b, chunks, S, Dim).
     """
     A_log2 = weights.A * LOG2_E
     everything = make_buffers(part, weights, backward=False)
@@ -67,7 +65,7 @@ def _scan_slice(
         buffers = everything.first(span.stop - span.start)
         chunk = read_chunk(part, weights, options, span)
         if starts is not None:
-            starts[i] = carry
+            starts[:, :, i] = carry
         advance(chunk, A_log2, buffers)
         y = output(chunk, weights, buffers.states.all)
         put(out, span, options.reverse, y, add=True)
@@ -88,7 +86,7 @@ def _finish(sums: Tensor, z: Tensor | None, divisor: int) -> None:
 def _forward(
     inputs: Inputs, options: Options, starts: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """All slices; ``starts`` (chunks, G, B, S, Dim) is filled if given."""
+    """All slices; ``starts`` (G, B, chunks, S, Dim) is filled if given."""
     u, weights, dtype = inputs.u, make_weights(inputs), state_dtype(inputs.u)
     shape = u.shape[1:] if options.merge else u.shape
     out = u.new_empty(shape)
@@ -106,7 +104,7 @@ def _forward(
             options,
             sums.expand(part.u.shape),
             None if peaks is None else peaks[:, rows],
-            None if starts is None else starts[:, :, rows],
+            None if starts is None else starts[:, rows],
         )
         _finish(sums, part.z, len(u) if options.merge else 1)
         target.copy_(sums)
@@ -164,7 +162,7 @@ def _slice_backward(
 
     Args:
         part, weights, options: The call, one slice of it.
-        starts: State before each chunk, (chunks, G, b, S, Dim).
+        starts: State before each chunk, (G, b, chunks, S, Dim).
         grad_out: Gradient of every direction's gated output,
             (G, b, L, Dim); all G may be one memory.
         grads: As for ``_write_grads``, and z, filled in.
@@ -172,12 +170,12 @@ def _slice_backward(
     dtype, shape, reverse = weights.A.dtype, part.u.shape, options.reverse
     A_log2 = weights.A * LOG2_E
     everything = make_buffers(part, weights, backward=True)
-    carry = torch.zeros_like(starts[0])
+    carry = torch.zeros_like(starts[:, :, 0])
     d_gate = None if part.z is None else torch.zeros_like(part.z, dtype=dtype)
     for i, span in reversed(list(enumerate(slices(shape[2], CHUNK)))):
         buffers = everything.first(span.stop - span.start)
         chunk = read_chunk(part, weights, options, span)
-        buffers.states.each[0].copy_(starts[i])
+        buffers.states.each[0].copy_(starts[:, :, i])
         advance(chunk, A_log2, buffers)
         dy = take(grad_out, span, reverse, dtype)
         if options.merge:
@@ -216,9 +214,7 @@ def _backward(
         part = inputs.rows(rows)
         grads = result.rows(rows)._replace(**sums._asdict())
         grad = grad_out[..., rows, :, :].expand(part.u.shape)
-        _slice_backward(
-            part, weights, options, starts[:, :, rows], grad, grads
-        )
+        _slice_backward(part, weights, options, starts[:, rows], grad, grads)
     A, D, delta_bias = (None if t is None else t.squeeze(1) for t in sums)
     return result._replace(A=A.mT, D=D, delta_bias=delta_bias)
 
@@ -233,62 +229,32 @@ def _without_autocast(u: Tensor) -> AbstractContextManager:
     return nullcontext()
 
 
-class _TorchScan(torch.autograd.Function):
-    """Saves the inputs and the state before every chunk, nothing else."""
+def _run_forward(
+    inputs: Inputs, options: Options, chunk: int, save: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """As an operator, see ``scan_operator.define``."""
+    u, (groups, dim, states), starts = inputs.u, inputs.A.shape, None
+    if save:
+        shape = groups, u.shape[1], math.ceil(u.shape[2] / chunk), states, dim
+        starts = u.new_empty(shape, dtype=state_dtype(u))
+    with _without_autocast(u):
+        return *_forward(inputs, options, starts), starts
 
-    @staticmethod
-    def forward(
-        ctx: Any, options: Options, *tensors: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        inputs = Inputs(*tensors)
-        u, (groups, dim, states) = inputs.u, inputs.A.shape
-        chunks = math.ceil(u.shape[2] / CHUNK)
-        starts = u.new_empty(
-            chunks, groups, u.shape[1], states, dim, dtype=state_dtype(u)
-        )
-        with _without_autocast(u):
-            out, score = _forward(inputs, options, starts)
-        if score is not None:
-            ctx.mark_non_differentiable(score)
-        ctx.options = options
-        ctx.save_for_backward(*inputs, starts)
-        return out, score
 
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any, grad_out: Tensor, _: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        *tensors, starts = ctx.saved_tensors
-        with _without_autocast(grad_out):
-            grads = _backward(Inputs(*tensors), ctx.options, starts, grad_out)
-        needed = ctx.needs_input_grad[1:]
-        return None, *(
-            grad if need else None
-            for grad, need in zip(grads, needed, strict=True)
-        )
+def _run_backward(
+    inputs: Inputs, options: Options, chunk: int, starts: Tensor, grad: Tensor
+) -> Inputs:
+    """As an operator, see ``scan_operator.define``."""
+    with _without_autocast(grad):
+        return _backward(inputs, options, starts, grad)
+
+
+define('torch_scan', _run_forward, _run_backward)
+_scan = register('torch_scan')
 
 
 def torch_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    reverse: tuple[bool, ...],
-    merge: bool,
-    importance: bool,
+    inputs: Inputs, options: Options
 ) -> tuple[Tensor, Tensor | None]:
-    """Scan chunk by chunk; see ``ScanCore`` for the arguments."""
-    inputs = Inputs(u, delta, A, B, C, D, z, delta_bias)
-    options = Options(delta_softplus, reverse, merge, importance)
-    if torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in inputs
-    ):
-        return _TorchScan.apply(options, *inputs)
-    with _without_autocast(u):
-        return _forward(inputs, options, None)
+    """Scan chunk by chunk; see ``ScanCore``."""
+    return _scan(inputs, options, CHUNK)

@@ -172,7 +172,7 @@ def _launch(
 
 @torch.library.custom_op('mmscope::bidirectional_conv', mutates_args=())
 def conv_op(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """See :func:`bidirectional_conv`."""
+    """See :func:`triton_conv`."""
     out = x.new_empty(2, *x.shape)
     if x.numel():
         _launch(conv_kernel, x, weight, bias, out)
@@ -223,26 +223,13 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 conv_op.register_autograd(_backward, setup_context=_setup_context)
 
 
-def bidirectional_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """SiLU of a depthwise convolution, causal in either direction.
+def triton_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See :func:`mmscope.ops.bidirectional_conv`; computed in float32.
 
-    Computed in float32. The last tap is the token's own in both directions;
-    the first is that of the token TAPS - 1 back, or ahead.
-
-    Args:
-        x: (B, L, D); any strides, without a copy if channels are dense.
-        weight: Forward's and backward's taps, (2, D, TAPS).
-        bias: (2, D).
-
-    Returns:
-        (2, B, L, D), dtype of ``x``.
+    Rows of ``x`` are read in place if its channels are dense.
     """
-    dim, taps = x.shape[-1], weight.shape[-1]
-    if weight.shape != (2, dim, taps) or bias.shape != (2, dim):
+    if (taps := weight.shape[-1]) > MAX_TAPS:
         raise ValueError(
-            f'weight must be (2, {dim}, taps) and bias (2, {dim}), got '
-            f'{tuple(weight.shape)} and {tuple(bias.shape)}'
+            f"at most {MAX_TAPS} taps fit, got {taps}; choose backend='torch'"
         )
-    if taps > MAX_TAPS:
-        raise ValueError(f'at most {MAX_TAPS} taps fit, got {taps}')
     return conv_op(x, weight, bias)

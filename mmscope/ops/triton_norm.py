@@ -68,7 +68,7 @@ def norm_grad_kernel(
         mask = (row < rows)[:, None] & (column < width)[None, :]
         at = row.to(tl.int64)[:, None] * width + column[None, :]
         one_over = tl.load(scale + row, mask=row < rows, other=0.0)[:, None]
-        unit = tl.load(x + at, mask=mask, other=0.0) * one_over
+        unit = tl.load(x + at, mask=mask, other=0.0).to(tl.float32) * one_over
         dy = tl.load(grad_normed + at, mask=mask, other=0.0).to(tl.float32)
         partial += tl.sum(dy * unit, axis=0)
         dy *= w[None, :]
@@ -76,7 +76,7 @@ def norm_grad_kernel(
         dx = (dy - unit * along) * one_over
         if grad_total is not None:
             dx += tl.load(grad_total + at, mask=mask, other=0.0)
-        tl.store(grad_x + at, dx, mask=mask)
+        tl.store(grad_x + at, dx.to(grad_x.dtype.element_ty), mask=mask)
     to = grad_weight + tl.program_id(0) * width + column
     tl.store(to, partial, mask=column < width)
 
@@ -97,7 +97,10 @@ def norm_op(
     eps: float,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :func:`add_rms_norm`; the third output is kept for backward."""
+    """See :func:`add_rms_norm`; the third output is kept for backward.
+
+    Without update any residual up to float32 will do.
+    """
     normed, total, scale = _empty(residual, update, weight, eps, dtype)
     if residual.numel() == 0:
         return normed, total, scale
@@ -130,7 +133,7 @@ def _empty(
     return (
         residual.new_empty(shape, dtype=dtype),
         residual.new_empty((0,) if update is None else shape),
-        residual.new_empty(shape[:-1]),
+        residual.new_empty(shape[:-1], dtype=torch.float32),
     )
 
 
@@ -142,14 +145,14 @@ def norm_backward_op(
     grad_normed: Tensor,
     grad_total: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of what was normalised, float32, and of the weight."""
+    """Gradients of what was normalised, and of the weight."""
     if x.numel() == 0:
         return torch.empty_like(x), torch.zeros_like(weight)
     settings, width = _blocks(x.shape[-1]), x.shape[-1]
     rows = scale.numel()
     programs = min(PARTIALS, triton.cdiv(rows, settings['BLOCK_R']))
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-    partials = x.new_empty(programs, width)
+    partials = x.new_empty(programs, width, dtype=torch.float32)
     with on_device(x):
         norm_grad_kernel[(programs,)](
             x.contiguous(),

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from . import triton_scan_config as cuts
-from .torch_chunk import Inputs, Options
+from .scan_call import Inputs, Options
 from .triton_scan_backward import grad_kernel
 from .triton_scan_config import Config
 from .triton_scan_kernels import ends_kernel, merge_kernel, scan_kernel
@@ -36,17 +35,6 @@ def tokens(x: Tensor | None, groups: int) -> tuple | None:
     if x is None:
         return None
     return x, *x.expand(groups, *x.shape[-3:]).stride()[:3]
-
-
-def side_by_side(u: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Room for outputs (G, B, L, Dim), a token's directions in one row.
-
-    So that one matrix product can project them together:
-    ``y.permute(1, 2, 0, 3).flatten(2)`` is a view.
-    """
-    groups, batch, length, dim = u.shape
-    y = u.new_empty(batch, length, groups, dim, dtype=dtype)
-    return y.permute(2, 0, 1, 3)
 
 
 class Call(NamedTuple):
@@ -126,9 +114,9 @@ def prepare(inputs: Inputs) -> Inputs:
 
 
 def run_forward(
-    inputs: Inputs, options: Options, save: bool, config: Config
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Launch the forward pass; see ``triton_scan.scan_op``."""
+    inputs: Inputs, options: Options, every: int, save: bool, config: Config
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Launch the forward pass; returns out, importance and saved states."""
     call = Call.make(inputs, options, config)
     u, (groups, dim, states) = inputs.u, inputs.A.shape
     batch, length, blocks = call.sizes[0], call.sizes[1], call.sizes[3]
@@ -137,11 +125,15 @@ def run_forward(
         shape = blocks, groups, batch, length
         peaks = u.new_empty(shape, dtype=torch.float32)
     if save:
-        shape = groups, batch, triton.cdiv(length, cuts.EVERY), states, dim
+        shape = groups, batch, triton.cdiv(length, every), states, dim
         starts = u.new_empty(shape, dtype=torch.float32)
     merged = options.merge and groups > 1
     # directions that are yet to be averaged are not rounded in between
-    y = side_by_side(u, torch.float32 if merged else u.dtype)
+    y = torch.empty_like(
+        u,
+        dtype=torch.float32 if merged else u.dtype,
+        memory_format=torch.contiguous_format,
+    )
     ends, sums = call.ends(None, 1.0, config.unroll)
     scan_kernel[call.grid](
         *(call.tokens(t) for t in (u, inputs.delta, inputs.B, inputs.C)),
@@ -155,7 +147,7 @@ def run_forward(
         ends,
         sums,
         call.sizes,
-        EVERY=cuts.EVERY,
+        EVERY=every,
         UNROLL=config.unroll,
         **call.settings,
     )
@@ -167,20 +159,20 @@ def run_forward(
             call.tokens(y), call.tokens(inputs.z), out, (length, dim),
             GROUPS=groups, BLOCK_D=block, num_warps=max(1, block // 256),
         )  # fmt: skip
-    nothing = u.new_empty(0, dtype=torch.float32)
     # softplus is monotone, so one softplus after the max is enough
-    score = nothing if peaks is None else F.softplus(peaks.amax((0, 1)))
-    return out, score, nothing.clone() if starts is None else starts
+    score = None if peaks is None else F.softplus(peaks.amax((0, 1)))
+    return out, score, starts
 
 
 def run_backward(
     inputs: Inputs,
     options: Options,
+    every: int,
     starts: Tensor,
     grad: Tensor,
     config: Config,
 ) -> Inputs:
-    """Launch the backward pass; see ``triton_scan.scan_backward_op``."""
+    """Launch the backward pass; returns gradients of the inputs."""
     call = Call.make(inputs, options, config)
     u, (groups, dim, states) = inputs.u, inputs.A.shape
     batch, length, _, blocks, chunks, _ = call.sizes
@@ -197,7 +189,7 @@ def run_backward(
     dA = make(groups, batch * chunks, states, dim)
     dD, dbias = (make(groups, batch * chunks, dim) for _ in range(2))
     scratch = make(
-        call.grid[0] * groups * cuts.EVERY // config.unroll,
+        call.grid[0] * groups * every // config.unroll,
         settings['BLOCK_S'] * settings['BLOCK_D'],
     )
     ends, sums = call.ends(grad, scale, config.unroll)
@@ -215,7 +207,7 @@ def run_backward(
         *(du, ddelta, dz, dBC, dA, dD, dbias),
         call.sizes,
         scale,
-        EVERY=cuts.EVERY,
+        EVERY=every,
         SUB=config.unroll,
         **settings,
     )

@@ -32,11 +32,15 @@ def test_reference_backend_gives_the_same_gradients(block) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(
-    cpu_scan.NOT_BUILT is not None, reason='only the C++ scan is traced'
-)
+@pytest.mark.parametrize('built', [True, False])
 @pytest.mark.parametrize('autocast', [False, True])
-def test_block_compiles_without_graph_breaks(block, autocast) -> None:
+def test_block_compiles_without_graph_breaks(
+    block, monkeypatch, built, autocast
+) -> None:
+    if not built:
+        monkeypatch.setattr(cpu_scan, 'NOT_BUILT', 'not built')
+    elif cpu_scan.NOT_BUILT:
+        pytest.skip(cpu_scan.NOT_BUILT)
     torch.compiler.reset()
     compiled = torch.compile(block, fullgraph=True, backend='aot_eager')
     for length in (25, 26):
@@ -45,6 +49,36 @@ def test_block_compiles_without_graph_breaks(block, autocast) -> None:
             expected = values_and_grads(block, block, x)
             actual = values_and_grads(block, compiled, x)
         torch.testing.assert_close(actual, expected)
+
+
+def operators(graph: torch.fx.GraphModule) -> set[str]:
+    """Names of the package's operators in a graph."""
+    names = {str(node.target) for node in graph.graph.nodes}
+    return {name for name in names if name.startswith('mmscope')}
+
+
+@pytest.mark.parametrize('name', ['torch', 'reference'])
+def test_compiled_block_follows_use_backend(block, name) -> None:
+    graphs = []
+
+    def keep(graph, example_inputs):
+        graphs.append(operators(graph))
+        return graph
+
+    torch.compiler.reset()
+    compiled = torch.compile(block, fullgraph=True, backend=keep)
+    x = torch.randn(2, 5, 32)
+    compiled(x)
+    with use_backend(name):
+        expected, _ = block(x)
+        actual, _ = compiled(x)
+    assert torch.equal(actual, expected)
+    wanted = {'torch': {'mmscope.torch_scan_forward.default'}}
+    assert graphs[1:] == [wanted.get(name, set())]
+    with use_backend(name):
+        compiled(x)
+    compiled(x)
+    assert len(graphs) == 2
 
 
 def test_autocast_stays_near_full_precision(block) -> None:

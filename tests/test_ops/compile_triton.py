@@ -19,10 +19,10 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from mmscope.ops.torch_chunk import Inputs, Options
+from mmscope.ops.scan_call import Inputs, Options
 from mmscope.ops.triton_conv import conv_backward_op, conv_op
 from mmscope.ops.triton_norm import norm_backward_op, norm_op
-from mmscope.ops.triton_scan_config import Config
+from mmscope.ops.triton_scan_config import EVERY, Config
 from mmscope.ops.triton_scan_launch import prepare, run_backward, run_forward
 
 TOOLS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
@@ -113,9 +113,9 @@ def scan(
         )
     )
     options = Options(given, (False, True), given, given)
-    out, _, starts = run_forward(inputs, options, True, config)
+    out, _, starts = run_forward(inputs, options, EVERY, True, config)
     backward = config._replace(unroll=2)
-    run_backward(inputs, options, starts, out, backward)
+    run_backward(inputs, options, EVERY, starts, out, backward)
 
 
 def others(dtype: torch.dtype) -> None:

@@ -23,8 +23,7 @@ from scan_cases import (
 from mmscope.ops import bidirectional_scan, mamba_ssm_scan, scan_backends
 from mmscope.ops.mamba_ssm_scan import MODULE, scan_backward_op, scan_op
 from mmscope.ops.reference import reference_scan
-
-ORDER = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias')
+from mmscope.ops.scan_call import Inputs, Options
 
 
 class Double:
@@ -59,8 +58,8 @@ class Double:
         )
         B, C = (t.transpose(0, 1).mT for t in (B, C))
         y, _ = reference_scan(
-            *(u, delta, A, B, C, D, None, delta_bias, delta_softplus),
-            *((False,) * groups, False, False),
+            Inputs(u, delta, A, B, C, D, None, delta_bias),
+            Options(delta_softplus, (False,) * groups, False, False),
         )
         return y.mT.transpose(0, 1).flatten(1, 2)
 
@@ -100,9 +99,9 @@ def double(monkeypatch):
 
 
 def scan(reverse=(False, True), core=mamba_ssm_scan.mamba_ssm_scan, **given):
-    options = [given.pop(name) for name in ('softplus', 'merge')]
-    tensors = [given.get(name) for name in ORDER]
-    return core(*tensors, options[0], reverse, options[1], given['importance'])
+    options = [given.pop(name) for name in ('softplus', 'merge', 'importance')]
+    inputs = Inputs(*(given.get(name) for name in Inputs._fields))
+    return core(inputs, Options(options[0], reverse, *options[1:]))
 
 
 def check(inputs, reverse=(False, True), **options):
@@ -212,10 +211,11 @@ def test_compiles_without_a_graph_break(double):
 
 @pytest.fixture
 def importable(monkeypatch):
-    """Choose what importing the module does."""
+    """Choose what importing the module, which is installed, does."""
     mamba_ssm_scan.import_error.cache_clear()
+    monkeypatch.setattr(mamba_ssm_scan, 'INSTALLED', True)
 
-    def choose(found, error=None):
+    def choose(error=None):
         def load(name):
             assert name == MODULE
             if error:
@@ -224,10 +224,7 @@ def importable(monkeypatch):
         monkeypatch.setattr(
             mamba_ssm_scan,
             'importlib',
-            SimpleNamespace(
-                import_module=load,
-                util=SimpleNamespace(find_spec=lambda name: found),
-            ),
+            SimpleNamespace(import_module=load),
         )
 
     yield choose
@@ -238,8 +235,8 @@ class OnGPU:
     is_cuda, device, dtype = True, torch.device('cuda', 0), torch.float32
 
 
-def test_reason_not_installed(importable):
-    importable(None)
+def test_reason_not_installed(monkeypatch):
+    monkeypatch.setattr(mamba_ssm_scan, 'INSTALLED', False)
     reason = mamba_ssm_scan.why_not(OnGPU)
     assert 'selective_scan_cuda of mamba-ssm is not installed' in reason
     assert 'MAMBA_KEEP_CUDA_BUILD=TRUE pip install' in reason
@@ -249,13 +246,13 @@ def test_reason_not_installed(importable):
 
 
 def test_reason_built_for_another_torch(importable):
-    importable(object(), ImportError('undefined symbol: _ZN3c10'))
+    importable(ImportError('undefined symbol: _ZN3c10'))
     reason = mamba_ssm_scan.why_not(OnGPU)
     assert 'undefined symbol: _ZN3c10' in reason and 'pip install' in reason
 
 
 def test_reason_wrong_tensor(importable):
-    importable(object())
+    importable()
     assert mamba_ssm_scan.why_not(OnGPU) is None
     u = torch.empty(0)
     assert 'u is on cpu' in mamba_ssm_scan.why_not(u)

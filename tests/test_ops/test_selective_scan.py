@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -24,9 +27,9 @@ def ran(monkeypatch):
     names = []
 
     def row(name, reason=None):
-        def core(u, *rest):
+        def core(inputs, options):
             names.append(name)
-            return u[0], None
+            return inputs.u[0], None
 
         return ENTRY.ScanBackend(name, lambda u: reason, lambda: core)
 
@@ -105,6 +108,21 @@ def test_unknown_backend_names_the_choices(monkeypatch):
     monkeypatch.setenv(ENTRY.ENV_BACKEND, 'pscan')
     with pytest.raises(ValueError, match=ENTRY.ENV_BACKEND):
         scan()
+
+
+def test_a_choice_holds_in_its_own_thread_only(ran):
+    with use_backend('b'), ThreadPoolExecutor(1) as pool:
+        pool.submit(scan).result()
+    assert ran == ['a']
+
+
+def test_torch_compile_is_not_imported_before_it_is_used():
+    program = """
+import sys
+import mmscope, mmscope.ops
+assert 'torch._dynamo' not in sys.modules
+"""
+    subprocess.run([sys.executable, '-c', program], check=True)
 
 
 def test_table_for_printing(ran):

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent
-FILES = ['test_triton_scan.py', 'test_triton_norm.py', 'test_triton_conv.py']
+FILES = [
+    f'test_triton_{name}.py' for name in ('scan', 'norm', 'conv', 'block')
+]
 
 
 def run(path: Path, *arguments: str, **environment: str) -> dict[str, int]:

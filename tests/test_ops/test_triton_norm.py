@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from scan_cases import TOLERANCE
 from triton_cases import DEVICE, MARKS, on_device
 
+from mmscope.ops import rms_norm
 from mmscope.ops.triton_norm import add_rms_norm, norm_backward_op, norm_op
 
 pytestmark = MARKS
@@ -74,6 +76,34 @@ def test_without_update():
     normed, total = add_rms_norm(residual, None, weight)
     assert total is residual
     check([residual, None, weight])
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, *HALF])
+@pytest.mark.parametrize('kind', [torch.float32, torch.bfloat16])
+def test_rms_norm_takes_it(dtype, kind):
+    x = on_device(3, 5, 48, dtype=dtype)
+    weight = on_device(48, dtype=kind)
+    grad = on_device(3, 5, 48, dtype=kind)
+
+    def values(norm, tensors, grad):
+        x, weight = (t.detach().requires_grad_() for t in tensors)
+        out = norm(x, weight)
+        out.backward(grad)
+        return out.detach(), x.grad, weight.grad
+
+    actual = values(
+        lambda x, w: rms_norm(x, w, 1e-5, backend='triton'), (x, weight), grad
+    )
+    expected = values(
+        lambda x, w: F.rms_norm(x, (48,), w, 1e-5),
+        (x.double(), weight.double()),
+        grad.double(),
+    )
+    kinds = (kind, dtype, kind)
+    for got, want, own in zip(actual, expected, kinds, strict=True):
+        assert got.dtype == own
+        limit = TOLERANCE[own] * want.abs().max()
+        assert (got.double() - want).abs().max() <= limit
 
 
 def test_more_rows_than_programs(monkeypatch):

@@ -32,8 +32,8 @@ from mmscope.ops import (
     triton_scan_launch,
 )
 from mmscope.ops.reference import reference_scan
-from mmscope.ops.torch_chunk import Inputs, Options
-from mmscope.ops.triton_scan import scan_backward_op, scan_op, triton_scan
+from mmscope.ops.scan_call import Inputs, Options
+from mmscope.ops.triton_scan import triton_scan
 from mmscope.ops.triton_scan_config import Config
 
 pytestmark = MARKS
@@ -174,14 +174,6 @@ def test_selective(length):
     check(one_direction(inputs_of(2, length)), selective_scan)
 
 
-def test_one_product_can_project_both_directions():
-    inputs = inputs_of(2, EVERY + 3, dtype=torch.bfloat16)
-    y = bidirectional_scan(**inputs, merge=False, backend='triton')
-    rows = y.permute(1, 2, 0, 3).flatten(2)
-    assert rows.data_ptr() == y.data_ptr()
-    assert torch.equal(rows, torch.cat(list(y), dim=-1))
-
-
 @pytest.mark.parametrize('merge', [True, False])
 @pytest.mark.parametrize(
     'reverse', [(True,), (True, False), (False, False, True)]
@@ -191,12 +183,11 @@ def test_any_directions(reverse, merge):
     pick = [min(g, 1) for g in range(len(reverse))]
     for name in inputs.keys() - {'z'}:
         inputs[name] = inputs[name][pick]
-    order = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias')
 
     def with_core(core):
         def scan(**tensors):
-            given = [tensors[name] for name in order]
-            return core(*given, True, reverse, merge, True)
+            given = Inputs(*(tensors[name] for name in Inputs._fields))
+            return core(given, Options(True, reverse, merge, True))
 
         return scan
 
@@ -389,9 +380,8 @@ def test_second_derivative_is_refused():
 
 
 def arguments(inputs, merge=True, importance=True, save=True):
-    order = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias')
-    tensors = [inputs.get(name) for name in order]
-    return *tensors, True, [False, True], merge, importance, save
+    tensors = [inputs.get(name) for name in Inputs._fields]
+    return *tensors, True, [0, 1], merge, importance, EVERY, save
 
 
 @pytest.mark.parametrize(
@@ -401,15 +391,17 @@ def test_opcheck(merge, without):
     inputs = inputs_of(1, 3, 4, 2, without=without)
     for value in inputs.values():
         value.requires_grad_()
-    torch.library.opcheck(scan_op, arguments(inputs, merge))
+    forward = torch.ops.mmscope.triton_scan_forward.default
+    torch.library.opcheck(forward, arguments(inputs, merge))
     plain = {name: value.detach() for name, value in inputs.items()}
     torch.library.opcheck(
-        scan_op, arguments(plain, merge, importance=False, save=False)
+        forward, arguments(plain, merge, importance=False, save=False)
     )
-    out, _, starts = scan_op(*arguments(plain, merge))
-    *tensors, softplus, reverse, _, _, _ = arguments(plain, merge)
+    out, _, starts = forward(*arguments(plain, merge))
+    *given, _, every, _ = arguments(plain, merge)
     torch.library.opcheck(
-        scan_backward_op, (out, starts, *tensors, softplus, reverse, merge)
+        torch.ops.mmscope.triton_scan_backward.default,
+        (out, starts, *given, every),
     )
 
 
@@ -470,15 +462,16 @@ def test_no_tensor_of_all_states_is_made(monkeypatch, steps):
     for name in ('ends_kernel', 'scan_kernel', 'merge_kernel', 'grad_kernel'):
         monkeypatch.setattr(triton_scan_launch, name, Idle())
     tensors = scan_inputs(1, 1025, 384, 16, dtype=torch.bfloat16)
-    order = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias')
-    inputs = Inputs(*(tensors[name] for name in order))
+    inputs = Inputs(*(tensors[name] for name in Inputs._fields))
     options = Options(True, (False, True), True, True)
     config = Config(32, steps, 2, 1)
     with LargestOutput() as largest:
         out, _, starts = triton_scan_launch.run_forward(
-            inputs, options, True, config
+            inputs, options, 32, True, config
         )
-        triton_scan_launch.run_backward(inputs, options, starts, out, config)
+        triton_scan_launch.run_backward(
+            inputs, options, 32, starts, out, config
+        )
     assert largest.numel < inputs.u.numel() * 16 / 3
 
 
