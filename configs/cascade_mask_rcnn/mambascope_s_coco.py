@@ -5,13 +5,15 @@ embed_dims = 384
 channels = 256
 fc_channels = 1024
 
-bbox_heads = _base_.model.roi_head.bbox_head
-for head in bbox_heads:
-    head.update(
+bbox_heads = [
+    dict(
+        head,
         in_channels=channels,
         conv_out_channels=channels,
         fc_out_channels=fc_channels,
     )
+    for head in _base_.model.roi_head.bbox_head
+]
 model = dict(
     backbone=dict(arch='small'),
     neck=dict(in_channels=embed_dims, out_channels=channels),
