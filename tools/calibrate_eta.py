@@ -18,10 +18,11 @@ from mmscope.analysis import (
     AnswerCache,
     calibrate_eta,
     collect_answers,
+    count_gflops,
     measure_fps,
     spread_out,
 )
-from mmscope.engine.launch import build_exit_runner, write_eta_config
+from mmscope.engine.launch import build_exit_runner, write_child_config
 from mmscope.evaluation.task_metric import find_task_metric
 
 
@@ -86,6 +87,7 @@ def main() -> None:
             runner.cfg,
             args.checkpoint,
         ),
+        cost=count_gflops(runner.model),
     )['model']
     found = calibrate_eta(answers, metric, budget, value)
     expected = {k: v for k, v in found.expected.items() if np.isfinite(v)}
@@ -103,11 +105,11 @@ def main() -> None:
         realised['fps'] = measure_fps(
             runner.model, runner.test_loop.dataloader, found.eta
         )
-    config = write_eta_config(
+    config = write_child_config(
         out_dir / f'{Path(args.config).stem}_eta.py',
         args.config,
-        found.eta,
-        f'{budget}={value:g}',
+        f'model = dict(backbone=dict(eta={found.eta!r}))',
+        f'eta for {budget}={value:g}, from tools/calibrate_eta.py',
     )
     mmengine.dump(
         dict(

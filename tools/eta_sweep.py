@@ -16,6 +16,7 @@ from mmscope.analysis import (
     AnswerCache,
     collect_answers,
     confidence_curve,
+    count_gflops,
     exit_auroc,
     measure_fps,
     oracle_curve,
@@ -99,6 +100,7 @@ def main() -> None:
         metric,
         AnswerCache.of_run(out_dir, cfg, args.checkpoint),
         {name: build_policy(name) for name in args.policies},
+        count_gflops(model),
     )
     answers = by_policy.pop('model')
 

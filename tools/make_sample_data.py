@@ -9,7 +9,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('root', help='folder to make')
     parser.add_argument(
-        '--num-train', type=int, default=480, help='training pictures'
+        '--num-train', type=int, default=960, help='training pictures'
     )
     parser.add_argument(
         '--num-val', type=int, default=128, help='validation pictures'

@@ -30,7 +30,7 @@ metainfo = dict(classes=classes, palette=palette)
 crop_size = (128, 128)
 embed_dims = 64
 max_iters = 1800
-num_train = 320  # the other training pictures calibrate eta
+num_train = 800  # the other training pictures calibrate eta
 
 model = dict(
     type='mmscope.MambaScopeSegmentor',
@@ -59,14 +59,8 @@ model = dict(
     coarse_decode_weight=0.4,
     exit_weight=2.0,
 )
-load_image = dict(
-    type='mmscope.LoadChecked', transform=dict(type='LoadImageFromFile')
-)
-load_mask = dict(
-    type='mmscope.LoadChecked',
-    transform=dict(type='LoadAnnotations'),
-    num_classes=8,
-)
+load_image = dict(type='LoadImageFromFile')
+load_mask = dict(type='LoadAnnotations')
 train_pipeline = [
     load_image,
     load_mask,

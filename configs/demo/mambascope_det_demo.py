@@ -85,13 +85,8 @@ model = dict(
         rpn=dict(nms_pre=300, max_per_img=100), rcnn=dict(max_per_img=30)
     ),
 )
-load_image = dict(
-    type='mmscope.LoadChecked', transform=dict(type='LoadImageFromFile')
-)
-load_annotations = dict(
-    type='mmscope.LoadChecked',
-    transform=dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-)
+load_image = dict(type='LoadImageFromFile')
+load_annotations = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
 train_pipeline = [
     load_image,
     load_annotations,

@@ -1,5 +1,6 @@
 """Both answers to every image of a dataset, kept on disk while collected."""
 
+import functools
 import hashlib
 import os
 import pickle
@@ -19,6 +20,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from mmscope.evaluation.task_metric import Entry, TaskMetric
+
+from .flops import model_flops
 
 Cost = Callable[[tuple[int, int]], tuple[float, float]]
 OWN_POLICY = 'model'
@@ -150,6 +153,21 @@ class AnswerCache:
         return (
             None if self.folder is None else self.folder / f'{index:06d}.pkl'
         )
+
+
+def count_gflops(model: nn.Module) -> Cost:
+    """Count the GFLOPs of an exited and of a refined image of each size.
+
+    Args:
+        model: A model of mmscope; :func:`model_flops` says what is counted.
+    """
+
+    @functools.cache
+    def count(size: tuple[int, int]) -> tuple[float, float]:
+        flops = model_flops(model, size)
+        return flops.exited.total() / 1e9, flops.refined.total() / 1e9
+
+    return count
 
 
 @torch.no_grad()

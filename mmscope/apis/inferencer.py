@@ -73,7 +73,7 @@ class ScopeInferencer:
         pipeline = [
             step
             for step in cfg.test_dataloader.dataset.pipeline
-            if not _type_of(step).endswith('LoadAnnotations')
+            if not step['type'].endswith('LoadAnnotations')
         ]
         self._load, self._prepare = _split_loading(pipeline)
 
@@ -195,24 +195,20 @@ def _buckets(items: list[dict], batch_size: int) -> list[list[int]]:
     ]
 
 
-def _type_of(step: dict) -> str:
-    """Name of a transform, or of the one that LoadChecked wraps."""
-    return step.get('transform', step)['type']
-
-
 def _split_loading(pipeline: list[dict]) -> tuple[Compose, Compose]:
     """The part of a pipeline that reads a file, and the rest.
 
     Raises:
         ValueError: the pipeline reads no file.
     """
-    for index, step in enumerate(pipeline):
-        if _type_of(step).endswith('LoadImageFromFile'):
+    types = [step['type'] for step in pipeline]
+    for index, name in enumerate(types):
+        if name.endswith('LoadImageFromFile'):
+            checked = dict(
+                type='mmscope.LoadChecked', transform=pipeline[index]
+            )
             return (
-                Compose(pipeline[: index + 1]),
+                Compose([*pipeline[:index], checked]),
                 Compose(pipeline[index + 1 :]),
             )
-    raise ValueError(
-        'the test pipeline has no LoadImageFromFile: '
-        f'{[_type_of(step) for step in pipeline]}'
-    )
+    raise ValueError(f'the test pipeline has no LoadImageFromFile: {types}')

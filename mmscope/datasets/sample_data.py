@@ -25,7 +25,7 @@ MIN_SIDE, MAX_SIDE = 64, 1024
 
 def write_sample_data(
     root: str | Path,
-    num_train: int = 480,
+    num_train: int = 960,
     num_val: int = 128,
     size: tuple[int, int] = (128, 224),
     seed: int = 0,

@@ -2,10 +2,12 @@
 
 from .hooks import AlphaScheduleHook, FiniteLossHook, RandomStateHook
 from .layer_decay import LayerDecayConstructor
+from .scope_hook import ScopeVisualizationHook
 
 __all__ = [
     'AlphaScheduleHook',
     'FiniteLossHook',
     'LayerDecayConstructor',
     'RandomStateHook',
+    'ScopeVisualizationHook',
 ]

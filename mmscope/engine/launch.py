@@ -252,6 +252,7 @@ def build_runner(
         check_dataset(cfg.get(f'{split}_dataloader'))
         check_evaluator(f'{split}_evaluator', cfg.get(f'{split}_evaluator'))
         _settle_workers(cfg.get(f'{split}_dataloader'))
+        _check_loading(cfg, cfg.get(f'{split}_dataloader'))
     add_exit_metric(cfg, tuple(s for s in splits if s != 'train'))
     cfg.launcher = launcher
     if launcher != 'none' and not torch.cuda.is_available():
@@ -309,22 +310,18 @@ def set_calibration_data(cfg: Config) -> None:
         cfg.test_evaluator.ann_file = str(ann_file)
 
 
-def write_eta_config(path: Path, base: str, eta: float, budget: str) -> Path:
-    """Write the config of a model under a calibrated threshold.
+def write_child_config(path: Path, base: str, line: str, comment: str) -> Path:
+    """Write a config that changes one thing of another.
 
     Args:
         path: File to write.
-        base: The model's config.
-        eta: Threshold.
-        budget: What it was found for, for the comment.
+        base: The other config.
+        line: What it changes.
+        comment: Why.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     parent = os.path.relpath(base, path.parent)
-    path.write_text(
-        f'# eta for {budget}, found by tools/calibrate_eta.py\n'
-        f'_base_ = {parent!r}\n'
-        f'model = dict(backbone=dict(eta={eta!r}))\n'
-    )
+    path.write_text(f'# {comment}\n_base_ = {parent!r}\n{line}\n')
     return path
 
 
@@ -365,6 +362,43 @@ def _settle_workers(dataloader: ConfigDict | None) -> None:
     """Let num_workers=0 suffice to load in the main process."""
     if dataloader and not dataloader.get('num_workers'):
         dataloader.persistent_workers = False
+
+
+def _check_loading(cfg: Config, node: object) -> None:
+    """Have whatever cannot be loaded named, and labels of masks checked.
+
+    It is done here, so that the pipelines of the configs read as those of
+    mmseg and mmdet, whose own inferencers look for their loading transforms.
+    """
+    if isinstance(node, dict):
+        for value in node.values():
+            _check_loading(cfg, value)
+    elif isinstance(node, list):
+        for index, step in enumerate(node):
+            if _type_of(step) in LOADERS:
+                node[index] = _checked(cfg, step)
+            else:
+                _check_loading(cfg, step)
+
+
+LOADERS = ('LoadImageFromFile', 'LoadAnnotations')
+
+
+def _type_of(node: object) -> str:
+    """The type of a config without its scope, or '' if it has none."""
+    name = node.get('type', '') if isinstance(node, dict) else ''
+    return name.split('.')[-1] if isinstance(name, str) else ''
+
+
+def _checked(cfg: Config, step: dict) -> dict:
+    options = {}
+    head = cfg.model.get('decode_head')
+    if _type_of(step) == 'LoadAnnotations' and isinstance(head, dict):
+        options = dict(
+            num_classes=head.num_classes,
+            ignore_index=head.get('ignore_index', 255),
+        )
+    return ConfigDict(type='mmscope.LoadChecked', transform=step, **options)
 
 
 def _distribute_on_cpu(cfg: Config, launcher: str) -> None:

@@ -8,6 +8,7 @@ from .scope_pictures import (
     draw_answer,
     draw_scope,
     picture_scope,
+    render_scope,
 )
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     'plot_stages',
     'plot_fps',
     'plot_sweep',
+    'render_scope',
 ]

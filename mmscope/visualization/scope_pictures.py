@@ -239,6 +239,25 @@ def draw_scope(
         eta: Threshold whose decisions are written beside them.
         path: Picture to write.
     """
+    save_figure(_figure(pictures, eta), path)
+
+
+def render_scope(pictures: Sequence[ScopePicture], eta: float) -> np.ndarray:
+    """Draw as :func:`draw_scope` does, into an array.
+
+    Returns:
+        (H, W, 3), RGB, uint8.
+    """
+    figure = _figure(pictures, eta)
+    figure.tight_layout()
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    plt.close(figure)
+    return pixels
+
+
+def _figure(pictures: Sequence[ScopePicture], eta: float) -> plt.Figure:
+    """One row for each image, the surest first."""
     ordered = sorted(pictures, key=lambda p: -p.confidence)
     rows = [_panels(picture, eta) for picture in ordered]
     columns = max(len(row) for row in rows)
@@ -257,7 +276,7 @@ def draw_scope(
             axis.set_title(
                 title, fontsize=8, fontweight='bold' if bold else None
             )
-    save_figure(figure, path)
+    return figure
 
 
 def _height(picture: ScopePicture) -> float:

@@ -2,13 +2,8 @@ dataset_type = 'CocoDataset'
 data_root = 'data/coco/'
 image_size = (1024, 1024)
 
-load_image = dict(
-    type='mmscope.LoadChecked', transform=dict(type='LoadImageFromFile')
-)
-load_annotations = dict(
-    type='mmscope.LoadChecked',
-    transform=dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-)
+load_image = dict(type='LoadImageFromFile')
+load_annotations = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
 # large-scale jitter; the data preprocessor pads
 train_pipeline = [
     load_image,

@@ -2,14 +2,8 @@ dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
 crop_size = (512, 512)
 
-load_image = dict(
-    type='mmscope.LoadChecked', transform=dict(type='LoadImageFromFile')
-)
-load_mask = dict(
-    type='mmscope.LoadChecked',
-    transform=dict(type='LoadAnnotations'),
-    num_classes=150,
-)
+load_image = dict(type='LoadImageFromFile')
+load_mask = dict(type='LoadAnnotations')
 train_pipeline = [
     load_image,
     load_mask,

@@ -1,0 +1,73 @@
+"""Pictures of early exit during validation."""
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmscope.registry import HOOKS
+
+from .hooks import unwrap
+
+
+@HOOKS.register_module()
+class ScopeVisualizationHook(Hook):
+    """Draw what the coarse pass looked at, after each validation.
+
+    The pictures go to every visualizer backend of the config: files,
+    TensorBoard, Weights & Biases.
+
+    Args:
+        num_images: Images of the validation set, evenly spread over it.
+        interval: Validations between two drawings.
+
+    Raises:
+        ValueError: one of them is not positive.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, num_images: int = 4, interval: int = 1) -> None:
+        for name, value in dict(
+            num_images=num_images, interval=interval
+        ).items():
+            if value < 1:
+                raise ValueError(f'{name} must be positive, got {value}')
+        self.num_images = num_images
+        self.interval = interval
+        self.num_validations = 0
+
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Draw after a validation during training."""
+        self.num_validations += 1
+        if self.num_validations % self.interval == 0:
+            self._draw(runner, runner.val_loop.dataloader.dataset)
+
+    def after_test_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Draw after a test."""
+        self._draw(runner, runner.test_loop.dataloader.dataset)
+
+    def _draw(self, runner: Runner, dataset: BaseDataset) -> None:
+        if not is_main_process():
+            return
+        # pictures need matplotlib, which training without them does not
+        from mmscope.visualization import picture_scope, render_scope
+
+        model = unwrap(runner.model)
+        count = min(self.num_images, len(dataset))
+        chosen = np.linspace(0, len(dataset) - 1, count).astype(int)
+        visualizer = runner.visualizer
+        pictures = picture_scope(
+            model, (dataset[int(i)] for i in chosen), visualizer
+        )
+        for picture in pictures:
+            visualizer.add_image(
+                f'scope/{picture.name}',
+                render_scope([picture], model.backbone.eta),
+                step=runner.iter,
+            )
