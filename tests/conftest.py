@@ -15,6 +15,11 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmseg.visualization import SegLocalVisualizer
+from segmentor_fixtures import (  # noqa: F401 - fixtures for all tests
+    make_segmentor,
+    segmentor,
+    segmentor_config,
+)
 
 from mmscope.datasets import write_sample_data
 from mmscope.engine.launch import build_runner, load_config, set_resume

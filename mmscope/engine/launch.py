@@ -109,8 +109,9 @@ def set_output(cfg: Config, folder: str) -> None:
 
     Args:
         cfg: Config to change; its evaluator is an IoUMetric or CocoMetric.
-        folder: Gets exits.json and predictions/, or predictions.bbox.json
-            and predictions.segm.json in COCO's format of results.
+        folder: Gets exits.json, exit_statistics.json and predictions/, or
+            predictions.bbox.json and predictions.segm.json in COCO's format
+            of results.
 
     Raises:
         ValueError: the evaluator is another one.
@@ -127,7 +128,10 @@ def set_output(cfg: Config, folder: str) -> None:
             f'got {evaluator.type}; test without --out'
         )
     if has_exits(cfg):
-        cfg.exit_metric = dict(out_file=str(Path(folder) / 'exits.json'))
+        cfg.exit_metric = dict(
+            out_file=str(Path(folder) / 'exits.json'),
+            statistics_file=str(Path(folder) / 'exit_statistics.json'),
+        )
 
 
 @master_only

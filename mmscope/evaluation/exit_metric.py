@@ -46,8 +46,9 @@ class ExitMetric(BaseMetric):
     classes and by the sizes of the objects that they show.
 
     Args:
-        out_file: Json file for all this and the decision about each image,
-            or None.
+        out_file: Json file for the decision about each image, or None.
+        statistics_file: Json file for the metrics, the histogram and the
+            rates, or None.
         task: Config of the task's metric, such as IoUMetric's, or None.
         tolerance: Points that a coarse answer "as good" may lack.
         collect_device: Where results of several processes meet.
@@ -59,6 +60,7 @@ class ExitMetric(BaseMetric):
     def __init__(
         self,
         out_file: str | None = None,
+        statistics_file: str | None = None,
         task: dict | None = None,
         tolerance: float = 5.0,
         collect_device: str = 'cpu',
@@ -66,6 +68,7 @@ class ExitMetric(BaseMetric):
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.out_file = out_file
+        self.statistics_file = statistics_file
         self.tolerance = tolerance
         self.task = None
         if task is not None:
@@ -154,24 +157,19 @@ class ExitMetric(BaseMetric):
             'exits:\n%s', statistics_tables(histogram, by_class, by_size)
         )
         if self.out_file:
-            mmengine.dump(
-                dict(
-                    metrics=metrics,
-                    histogram=histogram,
-                    by_class=by_class,
-                    by_size=by_size,
-                    images=[
-                        dict(
-                            image=r.image,
-                            exited=r.exited,
-                            confidence=r.confidence,
-                        )
-                        for r in results
-                    ],
-                ),
-                self.out_file,
-                indent=2,
+            decisions = [
+                dict(image=r.image, exited=r.exited, confidence=r.confidence)
+                for r in results
+            ]
+            mmengine.dump(decisions, self.out_file, indent=2)
+        if self.statistics_file:
+            statistics = dict(
+                metrics=metrics,
+                histogram=histogram,
+                by_class=by_class,
+                by_size=by_size,
             )
+            mmengine.dump(statistics, self.statistics_file, indent=2)
         return metrics
 
 

@@ -67,6 +67,7 @@ def _rms_norm(shapes: Shapes) -> int:
 # component and count, from the shapes of the operator's arguments
 OPERATORS: dict[str, tuple[str, Callable[[Shapes], int]]] = {
     'mmscope::scan_forward': ('scan', _scan),
+    'mmscope::torch_scan': ('scan', _scan),
     'mmscope::triton_scan': ('scan', _scan),
     'mmscope::mamba_ssm_scan': ('scan', _scan),
     'mmscope::conv_forward': ('conv', _conv),
@@ -74,9 +75,8 @@ OPERATORS: dict[str, tuple[str, Callable[[Shapes], int]]] = {
     'mmscope::rms_norm_forward': ('norm', _rms_norm),
     'mmscope::add_rms_norm': ('norm', _rms_norm),
 }
-# how torch.jit calls the plain torch scan and what goes with it
+# what goes with the plain torch scan
 PLAIN_TORCH = {
-    'prim::PythonOp._TorchScan': _scan,
     'aten::rms_norm': _rms_norm,
     'aten::addcmul': lambda shapes: max(prod(s) for s in shapes if s),
 }

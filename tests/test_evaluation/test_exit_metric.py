@@ -40,15 +40,16 @@ def sample(
 
 @pytest.fixture
 def evaluate(tmp_path) -> Callable[..., tuple[dict, dict]]:
-    """Metrics and the file of some samples."""
+    """Metrics and the files of some samples."""
 
     def run(samples: list[dict], **options: object) -> tuple[dict, dict]:
-        path = tmp_path / 'exits.json'
-        metric = ExitMetric(out_file=str(path), **options)
+        decisions, statistics = tmp_path / 'exits.json', tmp_path / 'all.json'
+        metric = ExitMetric(str(decisions), str(statistics), **options)
         metric.dataset_meta = dict(classes=CLASSES)
         metric.process({}, samples)
         found = metric.evaluate(len(samples))
-        return found, json.loads(path.read_text())
+        written = json.loads(statistics.read_text())
+        return found, dict(written, images=json.loads(decisions.read_text()))
 
     return run
 

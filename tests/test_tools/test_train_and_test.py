@@ -61,7 +61,7 @@ def read_out(folder: Path) -> tuple[dict, list[dict]]:
         json.loads((folder / name).read_text())
         for name in ('metrics.json', 'exits.json')
     )
-    return metrics, exits['images']
+    return metrics, exits
 
 
 def test_training_validates_and_writes_a_checkpoint(trained) -> None:
