@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.registry import DATASETS, DefaultScope, init_default_scope
 from torch import nn
 
 from mmscope.registry import MODELS
@@ -132,6 +133,28 @@ def test_data_are_the_same_for_all(name: str) -> None:
     assert (resize.scale, resize.keep_ratio) == ((1706, 1024), True)
     assert cfg.test_evaluator.metric == ['bbox', 'segm']
     assert cfg.test_evaluator.proposal_nums == (1, 10, 100)
+
+
+def test_jittered_images_know_their_content(real_data: Path) -> None:
+    """The pipeline and the preprocessor leave img_shape to the content."""
+    cfg = read('mambascope_t_coco')
+    init_default_scope(cfg.default_scope)
+    settings = cfg.train_dataloader.dataset
+    settings.data_root = f'{real_data / "coco_mini"}/'
+    dataset = DATASETS.build(settings)
+    padder = MODELS.build(cfg.model.data_preprocessor)
+    items = [dataset[i] for i in range(6)]
+    sizes = [tuple(item['inputs'].shape[1:]) for item in items]
+    assert min(min(size) for size in sizes) < 1024
+    batch = padder(pseudo_collate(items), training=True)
+    assert batch['inputs'].shape[2:] == (1024, 1024)
+    for size, sample in zip(sizes, batch['data_samples'], strict=True):
+        assert sample.img_shape == size
+        assert sample.batch_input_shape == (1024, 1024)
+        masks = sample.gt_instances.masks
+        assert (masks.height, masks.width) == (1024, 1024)
+        assert not masks.masks[:, size[0] :].any()
+        assert not masks.masks[:, :, size[1] :].any()
 
 
 @pytest.mark.parametrize('size', ['t', 's'])

@@ -35,12 +35,14 @@ heads = [
     for head in _base_.model.roi_head.bbox_head
 ]
 stages = [
-    dict(stage, sampler=dict(stage.sampler, num=48))
+    dict(stage, sampler=dict(stage.sampler, num=32))
     for stage in _base_.model.train_cfg.rcnn
 ]
 roi_layer = dict(sampling_ratio=2)
 model = dict(
     data_preprocessor=dict(
+        # one canvas in training and testing
+        pad_size_divisor=256,
         batch_augments=[
             dict(type='BatchFixedSizePad', size=(256, 256), pad_mask=True)
         ]
@@ -104,7 +106,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=20),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=20, end={iters}),
 ]
-train_cfg = dict(max_iters={iters}, val_interval={iters})
+train_cfg = dict(max_iters={iters}, val_interval=100)
 custom_hooks = [dict(type='mmscope.FiniteLossHook')]
 default_hooks = dict(
     logger=dict(interval=20),
@@ -143,7 +145,7 @@ def test_it_overfits_real_images(real_data, tmp_path) -> None:
     write_data(real_data / 'coco_mini', tmp_path / 'data', 8)
     path = tmp_path / 'overfit.py'
     path.write_text(
-        CONFIG.format(root=ROOT, data=tmp_path / 'data', iters=600)
+        CONFIG.format(root=ROOT, data=tmp_path / 'data', iters=500)
     )
     cfg = Config.fromfile(path)
     cfg.work_dir = str(tmp_path / 'work')

@@ -21,8 +21,8 @@ metainfo = dict(
 )
 image_size = (160, 160)
 embed_dims = 64
-channels = 64
-max_iters = 900
+channels = 32
+max_iters = 800
 
 heads = [
     dict(
@@ -35,15 +35,17 @@ heads = [
     for head in _base_.model.roi_head.bbox_head
 ]
 stages = [
-    dict(stage, sampler=dict(stage.sampler, num=32))
+    dict(stage, sampler=dict(stage.sampler, num=24))
     for stage in _base_.model.train_cfg.rcnn
 ]
 model = dict(
     type='mmscope.MambaScopeCascadeRCNN',
     data_preprocessor=dict(
+        # one canvas in training and testing
+        pad_size_divisor=160,
         batch_augments=[
             dict(type='BatchFixedSizePad', size=image_size, pad_mask=True)
-        ]
+        ],
     ),
     backbone=dict(
         type='mmscope.MambaScopeBackbone',
@@ -87,22 +89,17 @@ model = dict(
 )
 load_image = dict(type='LoadImageFromFile')
 load_annotations = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
+resize = dict(type='Resize', scale=image_size, keep_ratio=True)
 train_pipeline = [
     load_image,
     load_annotations,
-    dict(
-        type='RandomCrop',
-        crop_type='absolute',
-        crop_size=image_size,
-        allow_negative_crop=True,
-    ),
+    resize,
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     load_image,
-    # mmdet rescales by the factor that this leaves, 1
-    dict(type='Resize', scale_factor=1.0),
+    resize,
     load_annotations,
     dict(
         type='PackDetInputs',
@@ -162,13 +159,13 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters),
 ]
 train_cfg = dict(
-    type='IterBasedTrainLoop', max_iters=max_iters, val_interval=450
+    type='IterBasedTrainLoop', max_iters=max_iters, val_interval=400
 )
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
     logger=dict(interval=50),
-    checkpoint=dict(interval=450, save_best=None),
+    checkpoint=dict(interval=400, save_best=None),
 )
 custom_hooks = [
     dict(type='mmscope.RandomStateHook'),

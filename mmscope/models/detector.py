@@ -101,9 +101,18 @@ class DetectorExits(ExitSupervision):
 
     @property
     def num_classes(self) -> int:
-        """Classes of the last box head."""
+        """Classes of the last box head.
+
+        Raises:
+            TypeError: there is none.
+        """
         parent = self.roi_head if hasattr(self, 'roi_head') else self
-        head = parent.bbox_head
+        head = getattr(parent, 'bbox_head', None)
+        if head is None:
+            raise TypeError(
+                'exits need the classes of a box head, and '
+                f'{type(self).__name__} has no bbox_head or roi_head'
+            )
         head = head[-1] if isinstance(head, nn.ModuleList) else head
         return head.num_classes
 

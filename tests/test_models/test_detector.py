@@ -422,6 +422,20 @@ def test_padding_is_selected_last(make_detector) -> None:
         assert inside == min(3, cells.sum())
 
 
+@pytest.mark.parametrize('neck', sorted(NECKS))
+def test_coarse_grids_may_have_odd_sides(make_detector, neck) -> None:
+    """Of 3 x 5 cells, as an image of 96 x 160 has."""
+    model = make_detector(**neck_options(neck))
+    (sample,) = predict(model, varied(1, (96, 160)), 0.0)
+    assert sample.exited
+    assert sample.pred_instances.masks.shape == (10, 96, 160)
+
+
+def test_detector_without_boxes_is_refused(make_detector) -> None:
+    with pytest.raises(TypeError, match='has no bbox_head or roi_head'):
+        make_detector(roi_head=None)
+
+
 def test_alone_it_runs_the_backbone_itself(make_detector) -> None:
     model = make_detector()
     images = torch.stack(varied(1))

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from test_train_and_test import launch
 
 ROOT = Path(__file__).parents[2]
 VAL = 'annotations/instances_val2017.json'
@@ -26,6 +27,7 @@ heads = [
 extractor = dict(out_channels=width)
 model = dict(
     data_preprocessor=dict(
+        pad_size_divisor=96,
         batch_augments=[
             dict(type='BatchFixedSizePad', size=image_size, pad_mask=True)
         ]
@@ -324,3 +326,28 @@ def test_out_needs_an_evaluator_that_writes(run_tool, sample_root, tmp_path):
     config = write_config(tmp_path, sample_root, more)
     with pytest.raises(ValueError, match='IoUMetric or Coco.*got VOCMetric'):
         run_tool('test.py', config, 'any.pth', '--out', tmp_path / 'out')
+
+
+@pytest.mark.slow
+def test_two_processes_on_a_cpu(
+    real_run, run_tool, sample_root, tmp_path
+) -> None:
+    """Nothing is unused in training, and results meet in evaluation."""
+    config = write_config(tmp_path, sample_root)
+    output = launch(
+        'dist_train.sh', config, 2, '--work-dir', tmp_path / 'work'
+    )
+    assert 'GPU number: 2' in output
+    config, checkpoint = real_run
+    options = ['--eta', 0.6, '--work-dir', tmp_path / 'test', '--out']
+    run_tool('test.py', config, checkpoint, *options, tmp_path / 'one')
+    launch('dist_test.sh', config, checkpoint, 2, *options, tmp_path / 'two')
+    for name in ('metrics.json', 'exits.json', 'predictions.segm.json'):
+        one, two = (
+            json.loads((tmp_path / run / name).read_text())
+            for run in ('one', 'two')
+        )
+        if name == 'metrics.json':
+            assert one == pytest.approx(two, abs=1e-3)
+        else:
+            assert len(one) == len(two) > 0
