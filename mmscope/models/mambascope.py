@@ -11,7 +11,6 @@ from mmscope.scope import (
     FineLayout,
     build_fine_sequence,
     coarse_to_fine_index,
-    exits,
     fine_layout,
     fine_places,
     insert_cls,
@@ -33,11 +32,11 @@ from .scope_options import (
 )
 from .scope_result import (
     CoarseStage,
-    Decision,
     FineStage,
     Look,
     ScopeResult,
     Stages,
+    decide,
 )
 from .vim_encoder import VimEncoder, resize_pos_embed
 
@@ -272,7 +271,7 @@ class MambaScopeBackbone(VimEncoder):
         coarse = self.encode_coarse(x)
         if self.alpha == 0:
             eta = 0.0  # nothing could be refined
-        decision = self._decide(coarse, eta)
+        decision = decide(coarse, self.exit_head, eta)
         return Look(x, valid, coarse, decision, decision.hard_rows(eta))
 
     def encode_coarse(self, x: Tensor) -> CoarseStage:
@@ -397,14 +396,3 @@ class MambaScopeBackbone(VimEncoder):
                 'backbone with one, or use eta=1'
             )
         return eta
-
-    def _decide(self, coarse: CoarseStage, eta: float) -> Decision:
-        """Judge the coarse answers."""
-        if self.exit_head is None:
-            logits = None
-            confidence = torch.full_like(coarse.importance[:, 0], torch.nan)
-        else:
-            logits = self.exit_head(coarse.cls)
-            confidence = self.exit_head.confidence(logits)
-        exited = exits(confidence, eta)
-        return Decision(logits, confidence, exited)

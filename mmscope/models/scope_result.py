@@ -1,10 +1,15 @@
 """What the stages of MambaScope hand to each other and to the heads."""
 
+from math import nan
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mmscope.scope import exits
+
+from .exit_head import ExitHead
 
 
 class CoarseStage(NamedTuple):
@@ -63,6 +68,17 @@ class Decision(NamedTuple):
             return torch.arange(count, device=self.exited.device)
         # the one synchronisation with the host
         return self.exited.logical_not().nonzero().squeeze(1)
+
+
+def decide(
+    coarse: CoarseStage, exit_head: ExitHead | None, eta: float
+) -> Decision:
+    """Judge the coarse answers."""
+    logits, confidence = None, torch.full_like(coarse.importance[:, 0], nan)
+    if exit_head is not None:
+        logits = exit_head(coarse.cls)
+        confidence = exit_head.confidence(logits)
+    return Decision(logits, confidence, exits(confidence, eta))
 
 
 class FineStage(NamedTuple):

@@ -16,9 +16,9 @@ from mmscope.analysis.flops import (
     fine_flops,
     fine_tokens,
     model_flops,
-    traced_flops,
     vim_flops,
 )
+from mmscope.analysis.flops_trace import traced_flops
 from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
 from mmscope.ops import scan_backends, use_backend
 from mmscope.utils.operator_flops import scan_flops
