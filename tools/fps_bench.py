@@ -18,17 +18,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mmscope.analysis.fps_bench import (
-    DTYPES,
-    SCOPES,
-    FpsPlan,
-    bench_fps,
-    count_steps,
-)
+from mmscope.analysis.fps_bench import bench_fps, count_steps
+from mmscope.analysis.fps_cases import DTYPES, FpsPlan
 from mmscope.analysis.fps_inputs import check_size, read_images
 from mmscope.analysis.fps_models import (
     FPNS,
     NAMED,
+    SCOPES,
     BenchModel,
     named_config,
     prepare_model,

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from mmengine.model import BaseModel
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
 from mmscope.models.vim_encoder import VimEncoder
 from mmscope.scope import num_selected
 from mmscope.scope.checks import check_choice, check_share
 from mmscope.utils.operator_flops import (
-    OPERATORS,
     conv_flops,
     layer_norm_flops,
     rms_norm_flops,
     scan_flops,
 )
+
+from .flops_trace import backbone_flops, tail_flops
 
 CONVENTIONS = ('two_direction', 'published')
 COMPONENTS = (
@@ -222,7 +221,7 @@ def model_flops(
         if net.out_type != 'featmap':
             maps = []
     else:
-        count, maps = _other_backbone(net, shape)
+        count, maps = backbone_flops(net, shape)
     count = count + tail_flops(model, maps)
     return ModelFlops(shape, convention, count, count)
 
@@ -250,86 +249,6 @@ def _scope_flops(
 def _map_shapes(net: VimEncoder, shape: Size) -> list[tuple[int, ...]]:
     grid = tuple(side // net.patch_size for side in shape)
     return [(1, net.embed_dims, *grid)] * len(net.out_indices)
-
-
-def _other_backbone(net: nn.Module, shape: Size) -> tuple[Counter, list]:
-    net, maps = _on_meta(net), []
-    image = torch.empty(1, 3, *shape, device='meta')
-    count = traced_flops(lambda: maps.extend(net(image)))
-    return count, [tuple(m.shape) for m in maps]
-
-
-def tail_flops(model: nn.Module, shapes: list[tuple[int, ...]]) -> Counter:
-    """Count neck and decode head on maps of these shapes."""
-    count, maps = Counter(), [torch.empty(s, device='meta') for s in shapes]
-    for name, part in (
-        ('neck', getattr(model, 'neck', None)),
-        ('head', getattr(model, 'decode_head', None)),
-    ):
-        if part is None:
-            continue
-        part, outputs = _on_meta(part), []
-
-        def run(part=part, maps=maps, outputs=outputs) -> None:
-            outputs.append(part(maps))
-
-        count[name] += traced_flops(run).total()
-        maps = outputs[0]
-    return count
-
-
-def _on_meta(module: nn.Module) -> nn.Module:
-    """A copy that knows shapes alone; with gradients, no fused kernels."""
-    module = copy.deepcopy(module).to('meta')
-    module.eval()  # of some upstream modules, this returns None
-    return module
-
-
-_COMPONENT_OF = {
-    'convolution': 'conv',
-    '_convolution': 'conv',
-    'native_layer_norm': 'norm',
-}
-
-
-def traced_flops(run: Callable[[], object]) -> Counter:
-    """Count the operators that a call runs, by component.
-
-    A second way to count, by what really happens. A convolution counts as
-    'conv', a product of matrices as 'projections'. The plain torch scan is
-    many small operators, of which none is counted: have a call run the C++
-    operators.
-    """
-    mapping, components = {}, dict(_COMPONENT_OF)
-    for name, (component, count) in OPERATORS.items():
-        namespace, _, operator = name.partition('::')
-        packet = getattr(getattr(torch.ops, namespace), operator, None)
-        if packet is not None:
-            mapping[packet] = _formula(count)
-            components[operator] = component
-    mapping[torch.ops.aten.native_layer_norm] = _layer_norm
-    counter = FlopCounterMode(display=False, custom_mapping=mapping)
-    with counter:
-        run()
-    total = Counter()
-    for operator, twice in counter.get_flop_counts()['Global'].items():
-        name = str(operator).rpartition('.')[2]
-        # torch counts a multiply-add as two
-        total[components.get(name, 'projections')] += twice // 2
-    return total
-
-
-def _formula(count: Callable) -> Callable:
-    def twice(*shapes: object, out_shape: object = None, **_: object) -> int:
-        return 2 * count(shapes)
-
-    return twice
-
-
-def _layer_norm(
-    shape: tuple[int, ...], *_: object, out_shape: object = None
-) -> int:
-    return 2 * layer_norm_flops(math.prod(shape[:-1]), shape[-1])
 
 
 @dataclass(frozen=True)

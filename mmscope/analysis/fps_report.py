@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from rich.table import Table
 
-from .fps_bench import FpsCase, FpsRecord
+from .fps_cases import FpsCase, FpsRecord
 
 COLUMNS = (
     *('model', 'params', 'exits', 'resolution', 'batch', 'dtype', 'scan'),

@@ -1,6 +1,6 @@
 """MambaScope: a coarse pass, early exit, and a selective fine pass."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from mmengine.logging import MMLogger
@@ -11,7 +11,6 @@ from mmscope.scope import (
     FineLayout,
     build_fine_sequence,
     coarse_to_fine_index,
-    exits,
     fine_layout,
     fine_places,
     insert_cls,
@@ -34,15 +33,14 @@ from .scope_options import (
 )
 from .scope_result import (
     CoarseStage,
-    Decision,
     FineStage,
+    Judge,
     Look,
     ScopeResult,
     Stages,
+    decide,
 )
 from .vim_encoder import VimEncoder, resize_pos_embed
-
-Judge = Callable[[CoarseStage, Tensor], Tensor]
 
 
 @MODELS.register_module()
@@ -281,7 +279,7 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
         coarse = self.encode_coarse(x)
         if self.alpha == 0:
             eta = 0.0  # nothing could be refined
-        decision = self._decide(coarse, eta, judge)
+        decision = decide(coarse, self.exit_head, eta, judge)
         return Look(x, valid, coarse, decision, decision.hard_rows(eta))
 
     def encode_coarse(self, x: Tensor) -> CoarseStage:
@@ -406,20 +404,3 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
                 'backbone with one, or use eta=1'
             )
         return eta
-
-    def _decide(
-        self, coarse: CoarseStage, eta: float, judge: Judge | None
-    ) -> Decision:
-        """Judge the coarse answers."""
-        if self.exit_head is None:
-            logits = None
-            confidence = torch.full_like(coarse.importance[:, 0], torch.nan)
-        else:
-            logits = self.exit_head(coarse.cls)
-            confidence = (
-                self.exit_head.confidence(logits)
-                if judge is None
-                else judge(coarse, logits)
-            )
-        exited = exits(confidence, eta)
-        return Decision(logits, confidence, exited)

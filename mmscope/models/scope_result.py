@@ -1,10 +1,16 @@
 """What the stages of MambaScope hand to each other and to the heads."""
 
+from collections.abc import Callable
+from math import nan
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mmscope.scope import exits
+
+from .exit_head import ExitHead
 
 
 class CoarseStage(NamedTuple):
@@ -63,6 +69,35 @@ class Decision(NamedTuple):
             return torch.arange(count, device=self.exited.device)
         # the one synchronisation with the host
         return self.exited.logical_not().nonzero().squeeze(1)
+
+
+# confidence (B,) of coarse answers from their stage and exit logits
+Judge = Callable[[CoarseStage, Tensor], Tensor]
+
+
+def decide(
+    coarse: CoarseStage,
+    exit_head: ExitHead | None,
+    eta: float,
+    judge: Judge | None = None,
+) -> Decision:
+    """Judge the coarse answers.
+
+    Args:
+        coarse: Of B images.
+        exit_head: Head on the class token, or None.
+        eta: Threshold.
+        judge: Gives the confidence instead of the exit head.
+    """
+    logits, confidence = None, torch.full_like(coarse.importance[:, 0], nan)
+    if exit_head is not None:
+        logits = exit_head(coarse.cls)
+        confidence = (
+            exit_head.confidence(logits)
+            if judge is None
+            else judge(coarse, logits)
+        )
+    return Decision(logits, confidence, exits(confidence, eta))
 
 
 class FineStage(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from mmscope.analysis.fps_bench import FpsRecord
+from mmscope.analysis.fps_cases import FpsRecord
 from mmscope.analysis.fps_report import SCOPE_NAMES, describe_exits
 
 from .exit_plots import save_figure

@@ -16,9 +16,9 @@ from mmscope.analysis.flops import (
     fine_flops,
     fine_tokens,
     model_flops,
-    traced_flops,
     vim_flops,
 )
+from mmscope.analysis.flops_trace import traced_flops
 from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
 from mmscope.ops import scan_backends, use_backend
 from mmscope.utils.operator_flops import scan_flops
@@ -188,14 +188,14 @@ def test_mean_over_a_dataset(make_net) -> None:
 
     batches = [
         [Sample(True, (64, 96)), Sample(False, (60, 70))],
-        [Sample(True, (60, 96))],
+        [Sample(True, (60, 150))],
     ]
     mean = dataset_flops(Model(), batches)
-    large, small = (model_flops(net, s) for s in ((64, 96), (64, 70)))
-    expected = Counter(large.exited) + large.exited + small.refined
+    small, wide = (model_flops(net, s) for s in ((64, 96), (64, 160)))
+    expected = Counter(small.exited) + small.refined + wide.exited
     assert mean.mean.total() == pytest.approx(expected.total() / 3)
     assert mean.exit_rate == pytest.approx(2 / 3)
-    assert mean.shapes == {'64 x 96': 3}
+    assert mean.shapes == {'64 x 96': 2, '64 x 160': 1}
     with pytest.raises(ValueError, match='the dataset is empty'):
         dataset_flops(Model(), [])
 

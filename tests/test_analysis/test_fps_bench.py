@@ -10,19 +10,16 @@ import torch
 from mmengine.config import Config
 
 from mmscope.analysis import fps_bench
-from mmscope.analysis.flops import traced_flops
+from mmscope.analysis.flops_trace import traced_flops
 from mmscope.analysis.fps_bench import (
-    FpsCase,
-    FpsPlan,
-    FpsRecord,
     bench_fps,
-    compare,
     count_exits,
     count_gflops,
     count_steps,
     make_job,
-    speed_bound,
 )
+from mmscope.analysis.fps_bound import compare, speed_bound
+from mmscope.analysis.fps_cases import FpsCase, FpsPlan, FpsRecord
 from mmscope.analysis.fps_inputs import fit, make_batches, read_images
 from mmscope.analysis.fps_models import (
     BenchModel,
