@@ -17,7 +17,7 @@ from mmscope.models.vim_encoder import resolve_arch
 from .timing import Timing, peak_growth, time_in_turns, torch_threads
 
 PRECISIONS = ('float32', 'bfloat16')
-SCAN_OPERATOR = 'mmscope::scan_forward'
+SCAN_OPERATORS = ('mmscope::scan_forward', 'mmscope::torch_scan_forward')
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,10 @@ def scan_share(forward: Callable[[], object], repeats: int) -> float | None:
     totals = {
         event.key: event.cpu_time_total for event in profiler.key_averages()
     }
-    if SCAN_OPERATOR not in totals:
-        return None
-    return totals[SCAN_OPERATOR] / totals['everything']
+    for scan in SCAN_OPERATORS:
+        if scan in totals:
+            return totals[scan] / totals['everything']
+    return None
 
 
 def bench_backbone(

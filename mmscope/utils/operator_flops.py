@@ -67,8 +67,8 @@ def _rms_norm(shapes: Shapes) -> int:
 # component and count, from the shapes of the operator's arguments
 OPERATORS: dict[str, tuple[str, Callable[[Shapes], int]]] = {
     'mmscope::scan_forward': ('scan', _scan),
-    'mmscope::torch_scan': ('scan', _scan),
-    'mmscope::triton_scan': ('scan', _scan),
+    'mmscope::torch_scan_forward': ('scan', _scan),
+    'mmscope::triton_scan_forward': ('scan', _scan),
     'mmscope::mamba_ssm_scan': ('scan', _scan),
     'mmscope::conv_forward': ('conv', _conv),
     'mmscope::bidirectional_conv': ('conv', _conv),

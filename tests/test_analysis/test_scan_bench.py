@@ -164,13 +164,13 @@ def test_tables_show_figures_and_reasons(capsys) -> None:
 def test_backbone_is_timed_with_the_share_of_the_scan() -> None:
     arch = dict(embed_dims=16, num_layers=2, d_state=2)
     options = dict(arch=arch, threads=1, repeats=1, memory=False)
-    records = bench_backbone([32], ['auto', 'mamba_ssm'], **options)
-    assert [r.precision for r in records] == ['float32', 'bfloat16'] * 2
-    for record in records[:2]:
+    names = ['auto', 'torch', 'mamba_ssm']
+    records = bench_backbone([32], names, **options)
+    assert [r.precision for r in records] == ['float32', 'bfloat16'] * 3
+    for record in records[:4]:
         assert record.time.minimum > 0 and record.reason is None
-        if scan_backends()['cpu'] is None:
-            assert 0 < record.scan_share < 1
-    assert all("'mamba_ssm' cannot run" in r.reason for r in records[2:])
+        assert 0 < record.scan_share < 1
+    assert all("'mamba_ssm' cannot run" in r.reason for r in records[4:])
 
 
 def test_backbone_trains_for_the_memory_figure() -> None:

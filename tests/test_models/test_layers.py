@@ -37,6 +37,7 @@ def test_reference_backend_gives_the_same_gradients(block) -> None:
 def test_block_compiles_without_graph_breaks(
     block, monkeypatch, built, autocast
 ) -> None:
+    monkeypatch.delenv('MMSCOPE_SCAN_BACKEND', raising=False)
     if not built:
         monkeypatch.setattr(cpu_scan, 'NOT_BUILT', 'not built')
     elif cpu_scan.NOT_BUILT:
