@@ -117,24 +117,27 @@ test-all: lint
 # ------------------------------------------------------------------ demo ----
 
 $(DEMO_DATA)/.made: | $(DONE)/mmscope
-	$(STEP) 'Demo 1/4: sample data into $(DEMO_DATA) (seconds)'
+	$(STEP) 'Demo 1/5: sample data into $(DEMO_DATA) (seconds)'
 	$(BIN)/python tools/make_sample_data.py $(DEMO_DATA)
 	@touch $@
 
 $(DEMO_DIR)/.trained: $(DEMO_DATA)/.made $(wildcard configs/demo/*.py)
-	$(STEP) 'Demo 2/4: training $(DEMO) (up to 10 minutes on a CPU)'
+	$(STEP) 'Demo 2/5: training $(DEMO) (up to 10 minutes on a CPU)'
 	$(BIN)/python tools/train.py $(DEMO) --work-dir $(DEMO_DIR)
 	@touch $@
 
 demo: $(DONE)/mmscope $(DEMO_DIR)/.trained
-	$(STEP) 'Demo 3/4: evaluation; pictures into $(DEMO_DIR)/pictures (1 minute)'
+	$(STEP) 'Demo 3/5: evaluation; pictures into $(DEMO_DIR)/pictures (1 minute)'
 	$(BIN)/python tools/test.py $(DEMO) "$(LAST)" \
 	    --work-dir $(DEMO_DIR) --show-dir $(DEMO_DIR)/pictures
-	$(STEP) 'Demo 4/4: accuracy over eta into $(DEMO_DIR)/sweep (1 minute)'
+	$(STEP) 'Demo 4/5: what each eta gives, into $(DEMO_DIR)/sweep (1 minute)'
 	$(BIN)/python tools/eta_sweep.py $(DEMO) "$(LAST)" \
-	    --out-dir $(DEMO_DIR)/sweep
+	    --out-dir $(DEMO_DIR)/sweep --policies mean_positive
+	$(STEP) 'Demo 5/5: the eta at which half of the images exit (1 minute)'
+	$(BIN)/python tools/calibrate_eta.py $(DEMO) "$(LAST)" \
+	    --out-dir $(DEMO_DIR)/calibration --exit-rate 0.5
 	@echo
-	@echo 'Done: see $(DEMO_DIR)/pictures and $(DEMO_DIR)/sweep.'
+	@echo 'Done: see $(DEMO_DIR)/pictures, sweep and calibration.'
 	@echo 'Data and training are kept; make clean starts afresh.'
 
 # ----------------------------------------------------------------- clean ----

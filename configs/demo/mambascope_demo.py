@@ -47,7 +47,7 @@ model = dict(
         img_size=160,
         out_indices=(1, 2, 3, 5),
         alpha=0.8,
-        eta=0.9,
+        eta=0.925,
         exit_head=dict(type='mmscope.MultiLabelExitHead', num_classes=8),
         exit_resolution='coarse',
     ),
@@ -58,6 +58,7 @@ model = dict(
     auxiliary_head=None,
     coarse_decode_weight=0.4,
     exit_weight=2.0,
+    exit_policy=dict(type='mmscope.PixelConfidence'),
 )
 load_image = dict(type='LoadImageFromFile')
 load_mask = dict(type='LoadAnnotations')

@@ -67,7 +67,7 @@ class ScopeVisualizationHook(Hook):
         )
         for picture in pictures:
             visualizer.add_image(
-                f'scope/{picture.name}',
+                f'scope_{picture.name}',
                 render_scope([picture], model.backbone.eta),
                 step=runner.iter,
             )
