@@ -62,6 +62,7 @@ def test_what_is_left_comes_with_flush_and_keeps_its_padding(make_net) -> None:
         look = net.look(batch, valid, eta=ETA)
         assert queue.push(look, torch.arange(2)) == []
         [(names, fine)] = queue.flush()
+        assert queue.flush() == []
         expected = net.scope(batch, valid, eta=1)
     assert names.tolist() == [0, 1]
     assert torch.equal(fine.selected, expected.selected)

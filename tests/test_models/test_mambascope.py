@@ -167,6 +167,20 @@ def test_mixed_exits_equal_each_path_alone(make_net) -> None:
         assert (together.selected[rows] == -1).all().item() is exited
 
 
+def test_mixed_exits_keep_each_image_s_padding(make_net) -> None:
+    """Of the two refined images, each selects among its own valid cells."""
+    net = make_net()
+    net.exit_head.confidence = lambda logits: logits.new_tensor([0, 1, 0])
+    valid = torch.tensor(
+        [[[1, 1, 0]] * 2, [[1, 1, 1]] * 2, [[0, 1, 1], [0, 1, 1]]]
+    ).bool()
+    result = net.scope(torch.rand(3, 3, 64, 96), valid, eta=0.5)
+    assert result.exited.tolist() == [False, True, False]
+    # three of six cells, in rows of three
+    assert not (result.selected[0] % 3 == 2).any()
+    assert not (result.selected[2] % 3 == 0).any()
+
+
 def test_exits_follow_the_confidence_of_the_coarse_logits(make_net) -> None:
     net = make_net()
     sharpen(net)
