@@ -22,7 +22,7 @@ from mmscope.analysis import (
     measure_fps,
     spread_out,
 )
-from mmscope.engine.launch import build_exit_runner, write_child_config
+from mmscope.engine.exit_runs import build_exit_runner, write_child_config
 from mmscope.evaluation.task_metric import find_task_metric
 
 

@@ -15,19 +15,13 @@ from rich.console import Console
 from mmscope.analysis import (
     AnswerCache,
     collect_answers,
-    confidence_curve,
     count_gflops,
-    exit_auroc,
     measure_fps,
-    oracle_curve,
-    random_curve,
-    share_of_oracle,
-    stage_counts,
-    sweep_eta,
+    spread,
 )
 from mmscope.analysis.exit_sweep import TOLERANCE
-from mmscope.analysis.tables import sweep_table, write_csv
-from mmscope.engine.launch import build_exit_runner
+from mmscope.analysis.sweep_report import report_sweep, sweep_table
+from mmscope.engine.exit_runs import build_exit_runner
 from mmscope.evaluation.task_metric import find_task_metric
 from mmscope.models.exit_policies import POLICIES, build_policy
 from mmscope.visualization import (
@@ -38,7 +32,6 @@ from mmscope.visualization import (
 )
 
 ETAS = (0.0, *np.arange(0.5, 1.0, 0.025).round(3), 1.0)
-RATES = np.linspace(0, 1, 21)
 
 
 def parse_args() -> argparse.Namespace:
@@ -102,70 +95,32 @@ def main() -> None:
         {name: build_policy(name) for name in args.policies},
         count_gflops(model),
     )
-    answers = by_policy.pop('model')
-
-    sweep = sweep_eta(answers, metric, sorted(args.eta))
-    own = confidence_curve(answers, metric, RATES)
-    curves = dict(
-        oracle=oracle_curve(answers, metric, RATES),
-        random=random_curve(answers, metric, RATES, args.draws),
-        **{
-            name: confidence_curve(judged, metric, RATES)
-            for name, judged in by_policy.items()
-        },
+    report = report_sweep(
+        by_policy, metric, args.eta, args.tolerance, args.draws
     )
-    quality = {
-        name: dict(
-            auroc=exit_auroc(judged, args.tolerance),
-            share_of_oracle=share_of_oracle(
-                own if name == 'model' else curves[name],
-                curves['random'],
-                curves['oracle'],
-            ),
-        )
-        for name, judged in dict(model=answers, **by_policy).items()
-    }
-    for eta in args.measure:
-        fps = measure_fps(model, loader, eta)
-        sweep = [
-            dict(r, fps_measured=fps) if r['eta'] == eta else r for r in sweep
-        ]
+    for record in report.sweep:
+        if record['eta'] in args.measure:
+            record['fps_measured'] = measure_fps(model, loader, record['eta'])
 
     console = Console()
-    console.print(sweep_table(sweep, metric.main))
-    for name, values in quality.items():
+    console.print(sweep_table(report.sweep, metric.main))
+    for name, values in report.quality.items():
         console.print(
             f'{name}: AUROC of "the coarse answer is as good as the fine one '
             f'(within {args.tolerance:g} points)" {values["auroc"]:.3f}; '
             f"{values['share_of_oracle']:.0%} of the oracle's gain over "
             'random exits'
         )
-    stages = stage_counts(answers, sorted(args.eta), args.tolerance)
-    mmengine.dump(
-        dict(sweep=sweep, curves=curves, stages=stages, quality=quality),
-        out_dir / 'sweep.json',
-        indent=2,
-    )
-    names = [Path(name).name for name in answers.names]
-    mmengine.dump(
-        dict(zip(names, answers.loss.tolist(), strict=True)),
-        out_dir / 'losses.json',
-    )
-    write_csv(sweep, out_dir / 'sweep.csv')
-    plot_sweep(sweep, curves, out_dir / 'sweep.png', metric.main or 'score')
-    plot_stages(stages, sweep, out_dir / 'stages.png')
+    report.write(out_dir)
+    mmengine.dump(by_policy['model'].losses(), out_dir / 'losses.json')
+    score = metric.main or 'score'
+    plot_sweep(report.sweep, report.curves, out_dir / 'sweep.png', score)
+    plot_stages(report.stages, report.sweep, out_dir / 'stages.png')
     if args.num_pictures:
         dataset = loader.dataset
-        chosen = np.linspace(
-            0, len(dataset) - 1, min(args.num_pictures, len(dataset))
-        )
         runner.visualizer.dataset_meta = dataset.metainfo
-        pictures = picture_scope(
-            model,
-            (dataset[int(i)] for i in chosen),
-            runner.visualizer,
-            metric,
-        )
+        items = (dataset[i] for i in spread(len(dataset), args.num_pictures))
+        pictures = picture_scope(model, items, runner.visualizer, metric)
         draw_scope(pictures, model.backbone.eta, out_dir / 'pictures.png')
     console.print(f'written to {out_dir}')
 

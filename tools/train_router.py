@@ -13,7 +13,7 @@ from rich.console import Console
 
 from mmscope.analysis.exit_sweep import TOLERANCE
 from mmscope.analysis.router import fit_router
-from mmscope.engine.launch import build_exit_runner, write_child_config
+from mmscope.engine.exit_runs import build_exit_runner, write_child_config
 from mmscope.evaluation.task_metric import find_task_metric
 from mmscope.models import LearnedRouter
 

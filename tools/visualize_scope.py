@@ -7,14 +7,19 @@ truth, and a plot counts for each eta how many images end at each stage.
 import argparse
 from pathlib import Path
 
-import numpy as np
 from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import track
 
-from mmscope.analysis import collect_answers, stage_counts, sweep_eta
+from mmscope.analysis import (
+    collect_answers,
+    spread,
+    stage_counts,
+    sweep_eta,
+)
 from mmscope.apis import ScopeInferencer, find_images
-from mmscope.engine.launch import build_exit_runner, load_config
+from mmscope.engine.exit_runs import build_exit_runner
+from mmscope.engine.launch import load_config
 from mmscope.evaluation.task_metric import find_task_metric
 from mmscope.visualization import (
     ScopePicture,
@@ -90,11 +95,9 @@ def draw_validation(
         out_dir / 'stages.png',
     )
     dataset = loader.dataset
-    chosen = np.linspace(
-        0, len(dataset) - 1, min(args.num_images, len(dataset))
-    )
     runner.visualizer.dataset_meta = dataset.metainfo
-    items = (dataset[int(i)] for i in track(chosen, 'Images'))
+    chosen = spread(len(dataset), args.num_images)
+    items = (dataset[i] for i in track(chosen, 'Images'))
     pictures = picture_scope(model, items, runner.visualizer, metric)
     return pictures, model.backbone.eta if args.eta is None else args.eta
 

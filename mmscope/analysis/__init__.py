@@ -10,6 +10,7 @@ from .exit_answers import (
     count_gflops,
     exit_options,
     measure_fps,
+    spread,
     spread_out,
 )
 from .exit_sweep import (
@@ -43,6 +44,7 @@ __all__ = [
     'random_curve',
     'replay',
     'share_of_oracle',
+    'spread',
     'spread_out',
     'stage_counts',
     'summarize',

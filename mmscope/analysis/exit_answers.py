@@ -98,6 +98,11 @@ class ExitAnswers:
         """The same answers under other confidences, (N,)."""
         return replace(self, confidence=confidence)
 
+    def losses(self) -> dict[str, float]:
+        """Each file's :attr:`loss`, as :class:`OracleExit` takes it."""
+        names = [Path(name).name for name in self.names]
+        return dict(zip(names, self.loss.tolist(), strict=True))
+
     @property
     def loss(self) -> np.ndarray:
         """Quality that the coarse answer lacks, (N,), percent."""
@@ -253,10 +258,14 @@ def spread_out(dataset: BaseDataset, num_images: int) -> None:
     """
     if num_images < 1:
         raise ValueError(f'num_images must be positive, got {num_images}')
-    total = len(dataset)
-    if num_images < total:
-        chosen = np.linspace(0, total - 1, num_images).round().astype(int)
-        dataset.get_subset_(chosen.tolist())
+    if num_images < len(dataset):
+        dataset.get_subset_(spread(len(dataset), num_images))
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Choose up to ``count`` of ``total`` indices, evenly spread."""
+    chosen = np.linspace(0, total - 1, min(count, total))
+    return chosen.round().astype(int).tolist()
 
 
 def check_exits(model: nn.Module) -> None:

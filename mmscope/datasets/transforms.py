@@ -61,3 +61,40 @@ class LoadChecked(BaseTransform):
                 f'{self.ignore_index} (ignored); fix num_classes or '
                 'reduce_zero_label'
             )
+
+
+def check_loading(
+    node: object,
+    num_classes: int | None = None,
+    ignore_index: int = 255,
+) -> None:
+    """Wrap the loading transforms of a dataloader's config, in place.
+
+    Args:
+        node: Config, or a part of it.
+        num_classes: See :class:`LoadChecked`; for annotations.
+        ignore_index: See :class:`LoadChecked`; for annotations.
+    """
+    if isinstance(node, dict):
+        for value in node.values():
+            check_loading(value, num_classes, ignore_index)
+    elif isinstance(node, list):
+        for index, step in enumerate(node):
+            name = _type_of(step)
+            if name == 'LoadImageFromFile':
+                node[index] = dict(type='mmscope.LoadChecked', transform=step)
+            elif name == 'LoadAnnotations':
+                node[index] = dict(
+                    type='mmscope.LoadChecked',
+                    transform=step,
+                    num_classes=num_classes,
+                    ignore_index=ignore_index,
+                )
+            else:
+                check_loading(step, num_classes, ignore_index)
+
+
+def _type_of(node: object) -> str:
+    """The type of a config without its scope, or '' if it has none."""
+    name = node.get('type', '') if isinstance(node, dict) else ''
+    return name.split('.')[-1] if isinstance(name, str) else ''

@@ -1,9 +1,7 @@
 """What tools/train.py and tools/test.py do to a config before a run."""
 
 import atexit
-import copy
 import gc
-import os
 from pathlib import Path
 
 import mmengine
@@ -18,6 +16,7 @@ from mmscope.datasets.layout import (
     check_dataset,
     check_evaluator,
 )
+from mmscope.datasets.transforms import check_loading
 from mmscope.utils.checkpoint import CheckpointError, read_state_dict
 
 from .hooks import unwrap
@@ -256,7 +255,7 @@ def build_runner(
         check_dataset(cfg.get(f'{split}_dataloader'))
         check_evaluator(f'{split}_evaluator', cfg.get(f'{split}_evaluator'))
         _settle_workers(cfg.get(f'{split}_dataloader'))
-        _check_loading(cfg, cfg.get(f'{split}_dataloader'))
+        _check_loading(cfg, split)
     add_exit_metric(cfg, tuple(s for s in splits if s != 'train'))
     cfg.launcher = launcher
     if launcher != 'none' and not torch.cuda.is_available():
@@ -265,68 +264,6 @@ def build_runner(
     for split in splits:
         _build_loop(runner, split)
     return runner
-
-
-def build_exit_runner(
-    config: str,
-    checkpoint: str,
-    work_dir: str | None,
-    options: dict | None = None,
-    calibration: bool = False,
-) -> Runner:
-    """Build what the tools about eta need: model, weights, data, metric.
-
-    Args:
-        config: Config file of a model with exits.
-        checkpoint: Its weights.
-        work_dir: Folder for logs.
-        options: ``--cfg-options``.
-        calibration: Let the test loop read the images for calibration, see
-            :func:`set_calibration_data`.
-
-    Raises:
-        ValueError: the model has no exits.
-    """
-    cfg = load_config(config, work_dir, options)
-    require_exits(cfg, 'choosing eta')
-    if calibration:
-        set_calibration_data(cfg)
-    runner = build_runner(cfg, 'none', ('test',))
-    load_checkpoint(runner, checkpoint)
-    return runner
-
-
-def set_calibration_data(cfg: Config) -> None:
-    """Test on images that are not of the validation set.
-
-    These are ``calibration_dataloader``'s where the config has one, and else
-    training images under the test pipeline.
-    """
-    loader = copy.deepcopy(cfg.get('calibration_dataloader'))
-    if loader is None:
-        loader = copy.deepcopy(cfg.test_dataloader)
-        loader.dataset = copy.deepcopy(cfg.train_dataloader.dataset)
-        loader.dataset.pipeline = cfg.test_dataloader.dataset.pipeline
-    cfg.test_dataloader = loader
-    if 'ann_file' in cfg.test_evaluator:  # COCO: these images' ground truth
-        dataset = loader.dataset
-        ann_file = Path(dataset.get('data_root', '')) / dataset.ann_file
-        cfg.test_evaluator.ann_file = str(ann_file)
-
-
-def write_child_config(path: Path, base: str, line: str, comment: str) -> Path:
-    """Write a config that changes one thing of another.
-
-    Args:
-        path: File to write.
-        base: The other config.
-        line: What it changes.
-        comment: Why.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parent = os.path.relpath(base, path.parent)
-    path.write_text(f'# {comment}\n_base_ = {parent!r}\n{line}\n')
-    return path
 
 
 def _build_loop(runner: Runner, split: str) -> None:
@@ -368,41 +305,20 @@ def _settle_workers(dataloader: ConfigDict | None) -> None:
         dataloader.persistent_workers = False
 
 
-def _check_loading(cfg: Config, node: object) -> None:
-    """Have whatever cannot be loaded named, and labels of masks checked.
+def _check_loading(cfg: Config, split: str) -> None:
+    """Have files that cannot be read named, and the labels of masks checked.
 
     It is done here, so that the pipelines of the configs read as those of
     mmseg and mmdet, whose own inferencers look for their loading transforms.
     """
-    if isinstance(node, dict):
-        for value in node.values():
-            _check_loading(cfg, value)
-    elif isinstance(node, list):
-        for index, step in enumerate(node):
-            if _type_of(step) in LOADERS:
-                node[index] = _checked(cfg, step)
-            else:
-                _check_loading(cfg, step)
-
-
-LOADERS = ('LoadImageFromFile', 'LoadAnnotations')
-
-
-def _type_of(node: object) -> str:
-    """The type of a config without its scope, or '' if it has none."""
-    name = node.get('type', '') if isinstance(node, dict) else ''
-    return name.split('.')[-1] if isinstance(name, str) else ''
-
-
-def _checked(cfg: Config, step: dict) -> dict:
-    options = {}
     head = cfg.model.get('decode_head')
-    if _type_of(step) == 'LoadAnnotations' and isinstance(head, dict):
+    options = {}
+    if isinstance(head, dict):
         options = dict(
             num_classes=head.num_classes,
             ignore_index=head.get('ignore_index', 255),
         )
-    return ConfigDict(type='mmscope.LoadChecked', transform=step, **options)
+    check_loading(cfg.get(f'{split}_dataloader'), **options)
 
 
 def _distribute_on_cpu(cfg: Config, launcher: str) -> None:

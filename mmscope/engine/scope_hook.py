@@ -1,6 +1,5 @@
 """Pictures of early exit during validation."""
 
-import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -56,14 +55,14 @@ class ScopeVisualizationHook(Hook):
         if not is_main_process():
             return
         # pictures need matplotlib, which training without them does not
+        from mmscope.analysis import spread
         from mmscope.visualization import picture_scope, render_scope
 
         model = unwrap(runner.model)
-        count = min(self.num_images, len(dataset))
-        chosen = np.linspace(0, len(dataset) - 1, count).astype(int)
+        chosen = spread(len(dataset), self.num_images)
         visualizer = runner.visualizer
         pictures = picture_scope(
-            model, (dataset[int(i)] for i in chosen), visualizer
+            model, (dataset[i] for i in chosen), visualizer
         )
         for picture in pictures:
             visualizer.add_image(

@@ -16,7 +16,9 @@ default_hooks = dict(checkpoint=dict(interval=100, save_best=None))
 def test_validations_leave_pictures(train, tiny_config, tmp_path) -> None:
     runner = train(tiny_config(HOOK), tmp_path)
     written = sorted(tmp_path.rglob('vis_image/scope_*.png'))
-    names = [re.fullmatch(r'scope_(val_\d+)\.jpg_(\d)', p.stem) for p in written]
+    names = [
+        re.fullmatch(r'scope_(val_\d+)\.jpg_(\d)', p.stem) for p in written
+    ]
     # two images after each of two validations, named after the iteration
     assert sorted(n[2] for n in names) == ['1', '1', '2', '2']
     assert len({n[1] for n in names}) == 2
