@@ -32,8 +32,9 @@ def test_counts_are_printed_and_written(
 
 
 def test_mean_over_the_test_images(
-    run_tool, tiny_config, tmp_path: Path, capsys
+    run_tool, tiny_config, tmp_path: Path, capsys, monkeypatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # for its log
     config, checkpoint = tiny_config(), tmp_path / 'sure.pth'
     state = build_model(Config.fromfile(config)).state_dict()
     state['backbone.exit_head.fc.bias'] += 9
