@@ -76,6 +76,7 @@ def test_filling_does_not_change_the_input() -> None:
     assert (x == 1).all()
     assert seen == [(4, 5, 2)] * 2
     assert len(graphs.captured) == 1
+    assert graphs(run, x.double()).last.dtype == torch.float64
 
 
 def test_not_with_gradients_nor_in_training(make_vim) -> None:
