@@ -351,3 +351,36 @@ def test_two_processes_on_a_cpu(
             assert one == pytest.approx(two, abs=1e-3)
         else:
             assert len(one) == len(two) > 0
+
+
+def test_sweep_replays_what_testing_measures(
+    run_tool, real_run, tmp_path
+) -> None:
+    config, checkpoint = real_run
+    test = ('test.py', config, checkpoint, '--work-dir', tmp_path / 'work')
+    out = tmp_path / 'out'
+    run_tool(*test, '--eta', 1, '--out', out)
+    exits = json.loads((out / 'exits.json').read_text())
+    confidence = sorted(one['confidence'] for one in exits)
+    eta = (confidence[1] + confidence[2]) / 2
+    run_tool(*test, '--eta', eta, '--out', out)
+    real = json.loads((out / 'metrics.json').read_text())
+    run_tool(
+        *('eta_sweep.py', config, checkpoint, '--eta', 0, eta, 1),
+        *('--out-dir', tmp_path / 'sweep', '--draws', 2),
+        *('--num-pictures', 2, '--policies', 'max'),
+    )
+    found = json.loads((tmp_path / 'sweep' / 'sweep.json').read_text())
+    replayed = found['sweep'][1]
+    assert replayed['exit_rate'] == real['exit/rate'] == 0.5
+    for name in ('bbox_mAP', 'segm_mAP', 'segm_mAP_50'):
+        assert replayed[name] == pytest.approx(real[f'coco/{name}'], abs=1e-3)
+    assert Image.open(tmp_path / 'sweep' / 'pictures.png').width > 800
+
+
+def test_pixels_judge_no_detector(run_tool, real_run, tmp_path) -> None:
+    with pytest.raises(TypeError, match='a model that decodes pixels'):
+        run_tool(
+            *('eta_sweep.py', *real_run, '--policies', 'pixel'),
+            *('--out-dir', tmp_path),
+        )
