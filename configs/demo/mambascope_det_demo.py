@@ -22,7 +22,7 @@ metainfo = dict(
 image_size = (160, 160)
 embed_dims = 64
 channels = 32
-max_iters = 800
+max_iters = 1600
 
 heads = [
     dict(
@@ -35,7 +35,7 @@ heads = [
     for head in _base_.model.roi_head.bbox_head
 ]
 stages = [
-    dict(stage, sampler=dict(stage.sampler, num=24))
+    dict(stage, sampler=dict(stage.sampler, num=32, pos_fraction=0.5))
     for stage in _base_.model.train_cfg.rcnn
 ]
 model = dict(
@@ -66,11 +66,11 @@ model = dict(
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(
-            roi_layer=dict(sampling_ratio=2), out_channels=channels
+            roi_layer=dict(sampling_ratio=1), out_channels=channels
         ),
         bbox_head=heads,
         mask_roi_extractor=dict(
-            roi_layer=dict(sampling_ratio=2), out_channels=channels
+            roi_layer=dict(sampling_ratio=1), out_channels=channels
         ),
         mask_head=dict(
             num_convs=2,
@@ -151,7 +151,7 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
+    optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.01),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
@@ -159,13 +159,13 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters),
 ]
 train_cfg = dict(
-    type='IterBasedTrainLoop', max_iters=max_iters, val_interval=400
+    type='IterBasedTrainLoop', max_iters=max_iters, val_interval=800
 )
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
     logger=dict(interval=50),
-    checkpoint=dict(interval=400, save_best=None),
+    checkpoint=dict(interval=800, save_best=None),
 )
 custom_hooks = [
     dict(type='mmscope.RandomStateHook'),

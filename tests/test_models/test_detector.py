@@ -345,6 +345,7 @@ def test_half_size_sample_halves_everything_and_changes_nothing() -> None:
 def test_masks_are_halved_without_a_shift() -> None:
     mask = np.zeros((1, 5, 6), np.uint8)
     mask[0, 1:, 2:4] = 1
+    mask[0, 0, 0] = 1  # a quarter of a pixel is too little
     assert half_size_masks(BitmapMasks(mask, 5, 6)).masks.tolist() == [
         [[0, 1, 0], [0, 1, 0], [0, 1, 0]]
     ]
