@@ -92,9 +92,8 @@ def _handle(count: Callable[[Shapes], int]) -> Callable:
 def tell_mmengine() -> None:
     """Let mmengine's ``get_model_complexity_info`` count the operators.
 
-    In a traced forward pass without gradients the plain torch and the
-    reference scan are many small operators, which mmengine cannot tell from
-    others and does not count.
+    The reference scan is many small operators, which mmengine cannot tell
+    from others and does not count.
     """
     table = complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS
     for name, (_, count) in OPERATORS.items():
