@@ -1,5 +1,8 @@
 """Backbones, necks, heads, segmentors and detectors."""
 
+from mmscope.utils import (
+    operator_flops,  # noqa: F401 - tells mmengine what operators cost
+)
 from mmscope.utils.versions import installed_version
 
 from .exit_head import MultiLabelExitHead, SingleLabelExitHead

@@ -1,5 +1,7 @@
 """Counts against published figures, and against what really runs."""
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -205,3 +207,13 @@ def test_bad_input_is_named(make_net) -> None:
         model_flops(make_net(), (64, 96), 'ops')
     with pytest.raises(ValueError, match='at least 32 pixels.*16, 64'):
         model_flops(make_net(), (16, 64))
+
+
+def test_any_model_of_ours_tells_mmengine() -> None:
+    """Nobody has to import a module for it."""
+    code = (
+        'from mmengine.analysis.complexity_analysis import '
+        '_DEFAULT_SUPPORTED_FLOP_OPS as table; import mmscope.models; '
+        "assert 'mmscope::torch_scan_forward' in table"
+    )
+    subprocess.run([sys.executable, '-c', code], check=True)
