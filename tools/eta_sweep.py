@@ -17,7 +17,6 @@ from mmscope.analysis import (
     collect_answers,
     count_gflops,
     measure_fps,
-    spread,
 )
 from mmscope.analysis.exit_sweep import TOLERANCE
 from mmscope.analysis.sweep_report import report_sweep, sweep_table
@@ -119,7 +118,8 @@ def main() -> None:
     if args.num_pictures:
         dataset = loader.dataset
         runner.visualizer.dataset_meta = dataset.metainfo
-        items = (dataset[i] for i in spread(len(dataset), args.num_pictures))
+        chosen = by_policy['model'].spread(args.num_pictures)
+        items = (dataset[i] for i in chosen)
         pictures = picture_scope(model, items, runner.visualizer, metric)
         draw_scope(pictures, model.backbone.eta, out_dir / 'pictures.png')
     console.print(f'written to {out_dir}')

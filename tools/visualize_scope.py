@@ -13,7 +13,6 @@ from rich.progress import track
 
 from mmscope.analysis import (
     collect_answers,
-    spread,
     stage_counts,
     sweep_eta,
 )
@@ -96,7 +95,7 @@ def draw_validation(
     )
     dataset = loader.dataset
     runner.visualizer.dataset_meta = dataset.metainfo
-    chosen = spread(len(dataset), args.num_images)
+    chosen = answers.spread(args.num_images)
     items = (dataset[i] for i in track(chosen, 'Images'))
     pictures = picture_scope(model, items, runner.visualizer, metric)
     return pictures, model.backbone.eta if args.eta is None else args.eta

@@ -98,6 +98,11 @@ class ExitAnswers:
         """The same answers under other confidences, (N,)."""
         return replace(self, confidence=confidence)
 
+    def spread(self, count: int) -> list[int]:
+        """Choose up to ``count`` images, from the surest to the least sure."""
+        order = np.argsort(-self.confidence, kind='stable')
+        return order[spread(len(self), count)].tolist()
+
     def losses(self) -> dict[str, float]:
         """Each file's :attr:`loss`, as :class:`OracleExit` takes it."""
         names = [Path(name).name for name in self.names]

@@ -28,10 +28,16 @@ def build_exit_runner(
             :func:`set_calibration_data`.
 
     Raises:
-        ValueError: the model has no exits.
+        ValueError: the model has no exits, or the config no test set.
     """
     cfg = load_config(config, work_dir, options)
     require_exits(cfg, 'choosing eta')
+    for name in ('test_dataloader', 'test_evaluator'):
+        if not cfg.get(name):
+            raise ValueError(
+                f'{config} has no {name}, so that there is nothing to choose '
+                'eta by; set it, for example to that of validation'
+            )
     if calibration:
         set_calibration_data(cfg)
     runner = build_runner(cfg, 'none', ('test',))

@@ -107,6 +107,12 @@ def _picture(
     path = coarse.metainfo.get('img_path', '')
     image = item.get('image')
     if image is None:
+        if not path:
+            raise ValueError(
+                'a sample does not say its img_path, which is needed to draw '
+                "on the image; add 'img_path' to the meta_keys of the test "
+                "pipeline's last step"
+            )
         image = mmcv.imread(path, channel_order='rgb')
     importance, selected = _on_image(
         passes[0].coarse.importance[0],

@@ -124,3 +124,10 @@ def test_stages_count_right_and_wrong_decisions(answers) -> None:
     assert none['refined_wrong'] == 2
     assert none['accuracy'] == 0.5
     assert most['exited_wrong'] == 1
+
+
+def test_pictures_go_from_sure_to_unsure(answers) -> None:
+    shuffled = answers.rows(np.array([2, 0, 3, 1]))
+    assert shuffled.spread(4) == [1, 3, 0, 2]
+    assert shuffled.spread(2) == [1, 2]
+    assert shuffled.spread(9) == [1, 3, 0, 2]

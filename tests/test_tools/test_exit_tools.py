@@ -163,6 +163,14 @@ def test_model_without_exits_is_refused(
         run_tool(tool, *files, *options, '--out-dir', tmp_path)
 
 
+def test_config_without_test_set_is_refused(
+    run_tool, save_weights, tmp_path
+) -> None:
+    files = save_weights(more='test_dataloader = None\n')
+    with pytest.raises(ValueError, match='has no test_dataloader'):
+        run_tool('eta_sweep.py', *files, '--out-dir', tmp_path)
+
+
 def test_checkpoint_of_another_model_is_refused(
     run_tool, model_files, save_weights, tmp_path
 ) -> None:

@@ -93,6 +93,17 @@ def test_cells_are_where_the_image_has_them(segmentor) -> None:
     assert found.coarse.shape == (128, 128, 3)
 
 
+def test_sample_without_path_is_named(segmentor) -> None:
+    item = dict(
+        inputs=torch.randn(3, 64, 64),
+        data_samples=SegDataSample(
+            metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64))
+        ),
+    )
+    with pytest.raises(ValueError, match="add 'img_path' to the meta_keys"):
+        picture_scope(segmentor, [item], Visualizer())
+
+
 def test_windows_have_no_one_picture(segmentor) -> None:
     segmentor.test_cfg = dict(mode='slide')
     with pytest.raises(ValueError, match="test_cfg.mode='whole'"):
