@@ -216,10 +216,9 @@ class DetectorExits(ExitSupervision):
         halves = [half_size_sample(sample) for sample in samples]
         self._detect(half_size_images(inputs), maps, halves, rescale)
         for sample, half in zip(samples, halves, strict=True):
-            shape = sample.ori_shape if rescale else sample.img_shape
             if not rescale:
-                _double(half.pred_instances, shape)
-            sample.pred_instances = _clip(half.pred_instances, shape)
+                _double(half.pred_instances, sample.img_shape)
+            sample.pred_instances = half.pred_instances
 
     def _coarse_loss(
         self, inputs: Tensor, result: ScopeResult, samples: list[DetDataSample]
@@ -268,7 +267,9 @@ def half_size_images(images: Tensor) -> Tensor:
 def half_size_sample(sample: DetDataSample) -> DetDataSample:
     """Describe the half-size image of a sample.
 
-    Sizes are rounded up. ``scale_factor`` is halved, so that mmdet rescales
+    Canvases are rounded up, and the content is rounded down: a box in the
+    added half pixel would lie outside of the original image, where mmdet
+    cannot paste its mask. ``scale_factor`` is halved, so that mmdet rescales
     results to the original image. Instances, ignored ones and proposals
     follow; the given sample stays as it is.
 
@@ -279,9 +280,12 @@ def half_size_sample(sample: DetDataSample) -> DetDataSample:
     meta = sample.metainfo
     sizes = {
         key: tuple(-(-side // 2) for side in meta[key][:2])
-        for key in ('img_shape', 'pad_shape', 'batch_input_shape')
+        for key in ('pad_shape', 'batch_input_shape')
         if key in meta
     }
+    sizes['img_shape'] = tuple(
+        max(side // 2, 1) for side in meta['img_shape'][:2]
+    )
     factor = meta.get('scale_factor', (1.0, 1.0))
     half.set_metainfo(dict(sizes, scale_factor=tuple(f / 2 for f in factor)))
     for name in ('gt_instances', 'ignored_instances', 'proposals'):
@@ -328,14 +332,6 @@ def _double(results: InstanceData, shape: tuple[int, int]) -> None:
         masks = results.masks
         whole = F.interpolate(masks[None].to(torch.uint8), size=shape)
         results.masks = whole[0].to(masks.dtype)
-
-
-def _clip(results: InstanceData, shape: tuple[int, int]) -> InstanceData:
-    """Cut off what rounding up an odd side has added, in place."""
-    height, width = shape[:2]
-    results.bboxes[:, 0::2].clamp_(0, width)
-    results.bboxes[:, 1::2].clamp_(0, height)
-    return results
 
 
 __all__ = [
