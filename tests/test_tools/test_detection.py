@@ -9,10 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from mmdet.apis import DetInferencer
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from test_train_and_test import launch
+
+from mmscope.apis import ScopeInferencer
 
 ROOT = Path(__file__).parents[2]
 VAL = 'annotations/instances_val2017.json'
@@ -383,4 +387,20 @@ def test_pixels_judge_no_detector(run_tool, real_run, tmp_path) -> None:
         run_tool(
             *('eta_sweep.py', *real_run, '--policies', 'pixel'),
             *('--out-dir', tmp_path),
+        )
+
+
+def test_mmdets_own_inferencer_agrees(real_run, real_data) -> None:
+    config, checkpoint = map(str, real_run)
+    images = sorted((real_data / 'coco_mini/val2017').glob('*.jpg'))[:2]
+    theirs = DetInferencer(config, checkpoint, device='cpu')(
+        [str(path) for path in images],
+        return_datasamples=True,
+        out_dir='',
+    )['predictions']
+    ours = ScopeInferencer(config, checkpoint, batch_size=1)(images)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.exited == other.exited
+        assert torch.equal(
+            one.pred_instances.bboxes, other.pred_instances.bboxes
         )
