@@ -68,29 +68,29 @@ def test_sheet_is_sorted_by_confidence(tmp_path) -> None:
 
 
 def test_cells_are_where_the_image_has_them(segmentor) -> None:
-    """The original is twice the input, of which the right third is padding."""
+    """The original is twice the input, whose canvas is padded to the right."""
     segmentor.backbone.alpha = 0.25
     item = dict(
-        inputs=torch.randn(3, 64, 64),
+        inputs=torch.randn(3, 64, 40),
         data_samples=SegDataSample(
-            metainfo=dict(
-                img_path='', img_shape=(64, 64), ori_shape=(128, 128)
-            )
+            metainfo=dict(img_path='', img_shape=(64, 40), ori_shape=(128, 80))
         ),
-        image=np.zeros((128, 128, 3), dtype=np.uint8),
+        image=np.zeros((128, 80, 3), dtype=np.uint8),
     )
     visualizer = Visualizer()
     visualizer.dataset_meta = dict(palette=PALETTE * 3)
     (found,) = picture_scope(segmentor, [item], visualizer)
-    assert found.importance.shape == found.selected.shape == (128, 128)
-    # one of 2 x 2 coarse cells, 64 pixels wide in the original
-    assert found.selected.sum() == 64 * 64
+    assert found.importance.shape == found.selected.shape == (128, 80)
+    # one of 2 x 2 coarse cells, 64 pixels wide in the original, or what the
+    # padding leaves of it
     rows, columns = np.nonzero(found.selected)
-    assert (rows.min() % 64, columns.min() % 64) == (0, 0)
+    assert (rows.min(), rows.max()) in {(0, 63), (64, 127)}
+    assert (columns.min(), columns.max()) in {(0, 63), (64, 79)}
+    assert found.selected.sum() == 64 * (np.ptp(columns) + 1)
     assert found.importance[found.selected].min() == 1
     assert found.importance.min() == 0
     assert found.truth is None
-    assert found.coarse.shape == (128, 128, 3)
+    assert found.coarse.shape == (128, 80, 3)
 
 
 def test_sample_without_path_is_named(segmentor) -> None:
