@@ -25,8 +25,12 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(num_channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise: (B, C, H, W) to (B, C, H, W)."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        """Normalise: (B, C, H, W) to (B, C, H, W), contiguous.
+
+        mmcv's RoIAlign on a CPU takes contiguous maps for granted.
+        """
+        normed = super().forward(x.permute(0, 2, 3, 1))
+        return normed.permute(0, 3, 1, 2).contiguous()
 
 
 @MODELS.register_module()

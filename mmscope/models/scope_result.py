@@ -263,7 +263,6 @@ def _interleave(
     easy: Tensor, coarse: Tensor, hard: Tensor, fine: Tensor
 ) -> Tensor:
     """Maps of a batch from those of two parts of it, (B, C, h, w)."""
-    batch, shape = len(easy) + len(hard), fine.permute(0, 2, 3, 1).shape[1:]
-    out = fine.new_empty(batch, *shape).permute(0, 3, 1, 2)
+    out = fine.new_empty(len(easy) + len(hard), *fine.shape[1:])
     out.index_copy_(0, easy, coarse.to(fine.dtype))
     return out.index_copy_(0, hard, fine)

@@ -182,6 +182,7 @@ def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         grid: (h, w).
 
     Returns:
-        (B, C, h, w).
+        (B, C, h, w), contiguous: mmcv's RoIAlign on a CPU takes that for
+        granted.
     """
-    return tokens.transpose(1, 2).unflatten(2, grid)
+    return tokens.mT.contiguous().unflatten(2, grid)

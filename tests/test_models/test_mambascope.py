@@ -49,6 +49,16 @@ def test_maps_are_always_at_fine_resolution(make_net, size) -> None:
         assert [tuple(m.shape) for m in maps] == [(2, 32, *grid)] * 2
 
 
+def test_maps_are_contiguous(make_net) -> None:
+    """mmcv's RoIAlign on a CPU misreads others."""
+    net = make_net()
+    images = varied_images()
+    for eta in (0, etas_between(net, images), 1):
+        result = net.scope(images, eta=eta)
+        for maps in (result.features, result.coarse_features):
+            assert all(m.is_contiguous() for m in maps)
+
+
 @pytest.mark.parametrize('token_order', ['important_first', 'raster'])
 def test_full_refinement_without_reuse_is_vim(token_order) -> None:
     arch = dict(embed_dims=32, num_layers=4)

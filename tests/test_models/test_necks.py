@@ -3,6 +3,8 @@
 import pytest
 import torch
 from mmcv.cnn import ConvModule
+from mmcv.ops import RoIAlign
+from torchvision.ops import roi_align
 
 from mmscope.models import LayerNorm2d, SimpleFeaturePyramid
 from mmscope.registry import MODELS
@@ -43,6 +45,17 @@ def test_levels_are_normalised_over_channels() -> None:
         mean, std = level.mean(1), level.std(1, unbiased=False)
         torch.testing.assert_close(mean, 0 * mean, atol=1e-5, rtol=0)
         torch.testing.assert_close(std, 0 * std + 1, atol=1e-2, rtol=0)
+
+
+def test_regions_are_read_where_they_lie() -> None:
+    """mmcv's RoIAlign on a CPU misreads maps that are not contiguous."""
+    image = torch.randn(1, 8, 6, 9).to(memory_format=torch.channels_last)
+    boxes = torch.tensor([[0, 4.0, 8.0, 60.0, 40.0]])
+    for level, stride in zip(SimpleFeaturePyramid(8, 4)((image,)), (4, 8, 16)):
+        torch.testing.assert_close(
+            RoIAlign(7, 1 / stride, 2)(level, boxes),
+            roi_align(level, boxes, 7, 1 / stride, 2, aligned=True),
+        )
 
 
 @pytest.mark.parametrize(
