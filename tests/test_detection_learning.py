@@ -145,7 +145,7 @@ def test_it_overfits_real_images(real_data, tmp_path) -> None:
     write_data(real_data / 'coco_mini', tmp_path / 'data', 8)
     path = tmp_path / 'overfit.py'
     path.write_text(
-        CONFIG.format(root=ROOT, data=tmp_path / 'data', iters=500)
+        CONFIG.format(root=ROOT, data=tmp_path / 'data', iters=200)
     )
     cfg = Config.fromfile(path)
     cfg.work_dir = str(tmp_path / 'work')

@@ -19,10 +19,10 @@ metainfo = dict(
         (132, 36, 242),
     ],
 )
-image_size = (160, 160)
-embed_dims = 64
-channels = 32
-max_iters = 1600
+image_size = (224, 224)
+embed_dims = 96
+channels = 64
+max_iters = 1200
 
 heads = [
     dict(
@@ -35,14 +35,14 @@ heads = [
     for head in _base_.model.roi_head.bbox_head
 ]
 stages = [
-    dict(stage, sampler=dict(stage.sampler, num=32, pos_fraction=0.5))
+    dict(stage, sampler=dict(stage.sampler, num=32))
     for stage in _base_.model.train_cfg.rcnn
 ]
 model = dict(
     type='mmscope.MambaScopeCascadeRCNN',
     data_preprocessor=dict(
         # one canvas in training and testing
-        pad_size_divisor=160,
+        pad_size_divisor=224,
         batch_augments=[
             dict(type='BatchFixedSizePad', size=image_size, pad_mask=True)
         ],
@@ -50,7 +50,7 @@ model = dict(
     backbone=dict(
         type='mmscope.MambaScopeBackbone',
         arch=dict(embed_dims=embed_dims, num_layers=6),
-        img_size=160,
+        img_size=224,
         out_indices=(5,),
         alpha=0.8,
         eta=0.8,
@@ -66,11 +66,11 @@ model = dict(
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(
-            roi_layer=dict(sampling_ratio=1), out_channels=channels
+            roi_layer=dict(sampling_ratio=2), out_channels=channels
         ),
         bbox_head=heads,
         mask_roi_extractor=dict(
-            roi_layer=dict(sampling_ratio=1), out_channels=channels
+            roi_layer=dict(sampling_ratio=2), out_channels=channels
         ),
         mask_head=dict(
             num_convs=2,
@@ -151,7 +151,7 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.01),
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
@@ -159,13 +159,13 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters),
 ]
 train_cfg = dict(
-    type='IterBasedTrainLoop', max_iters=max_iters, val_interval=800
+    type='IterBasedTrainLoop', max_iters=max_iters, val_interval=600
 )
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
     logger=dict(interval=50),
-    checkpoint=dict(interval=800, save_best=None),
+    checkpoint=dict(interval=600, save_best=None),
 )
 custom_hooks = [
     dict(type='mmscope.RandomStateHook'),

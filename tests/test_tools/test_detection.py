@@ -357,11 +357,14 @@ def test_two_processes_on_a_cpu(
             assert len(one) == len(two) > 0
 
 
+@pytest.mark.parametrize('batch_size', [1, 4])
 def test_sweep_replays_what_testing_measures(
-    run_tool, real_run, tmp_path
+    run_tool, real_run, tmp_path, batch_size
 ) -> None:
     config, checkpoint = real_run
+    batches = ('--cfg-options', f'test_dataloader.batch_size={batch_size}')
     test = ('test.py', config, checkpoint, '--work-dir', tmp_path / 'work')
+    test += batches
     out = tmp_path / 'out'
     run_tool(*test, '--eta', 1, '--out', out)
     exits = json.loads((out / 'exits.json').read_text())
@@ -372,7 +375,7 @@ def test_sweep_replays_what_testing_measures(
     run_tool(
         *('eta_sweep.py', config, checkpoint, '--eta', 0, eta, 1),
         *('--out-dir', tmp_path / 'sweep', '--draws', 2),
-        *('--num-pictures', 2, '--policies', 'max'),
+        *('--num-pictures', 2, '--policies', 'max', *batches),
     )
     found = json.loads((tmp_path / 'sweep' / 'sweep.json').read_text())
     replayed = found['sweep'][1]
