@@ -41,8 +41,6 @@ stages = [
 roi_layer = dict(sampling_ratio=2)
 model = dict(
     data_preprocessor=dict(
-        # one canvas in training and testing
-        pad_size_divisor=256,
         batch_augments=[
             dict(type='BatchFixedSizePad', size=(256, 256), pad_mask=True)
         ]

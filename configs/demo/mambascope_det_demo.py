@@ -41,8 +41,6 @@ stages = [
 model = dict(
     type='mmscope.MambaScopeCascadeRCNN',
     data_preprocessor=dict(
-        # one canvas in training and testing
-        pad_size_divisor=224,
         batch_augments=[
             dict(type='BatchFixedSizePad', size=image_size, pad_mask=True)
         ],

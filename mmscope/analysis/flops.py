@@ -45,8 +45,9 @@ class ModelFlops:
             the papers do: the scan and what belongs to it in one direction,
             no norms, and only the patches that the fine stage selects.
         exited: By component, of an image that leaves after the coarse pass.
-        refined: Of an image that takes both passes; of every image where
-            the model has no exits.
+        refined: Of an image that takes both passes, and is decoded twice if
+            the exit policy looks at pixels; of every image where the model
+            has no exits.
         coarse: Of the coarse pass alone, exit head included.
         fine: Of the fine pass alone, exit head included.
     """
@@ -236,11 +237,15 @@ def _scope_flops(
     if net.exit_resolution == 'coarse' and tail:
         half = tuple(side // 2 for side in shape)
         tail_exited = tail_flops(model, _map_shapes(net, half))
+    refined = coarse + fine + tail
+    policy = getattr(model, 'exit_policy', None)
+    if policy is not None and policy.decodes:
+        refined += tail_exited
     return ModelFlops(
         shape,
         convention,
         exited=coarse + tail_exited,
-        refined=coarse + fine + tail,
+        refined=refined,
         coarse=coarse,
         fine=fine,
     )

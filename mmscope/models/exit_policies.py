@@ -44,7 +44,12 @@ class ExitPolicy(BaseModule, metaclass=ABCMeta):
     Set ``exit_policy`` of mmscope's segmentor or detector to one of them; an
     image then exits iff the policy's confidence reaches eta. A subclass
     registered in ``mmscope.registry.MODELS`` is a policy of your own.
+
+    Attributes:
+        decodes: Whether it decodes the coarse maps of every image.
     """
+
+    decodes = False
 
     @abstractmethod
     def forward(self, evidence: Evidence) -> Tensor:
@@ -76,6 +81,8 @@ class PixelConfidence(ExitPolicy):
     The coarse maps are decoded before the decision; an exited image keeps
     this very answer, a refined one pays for it.
     """
+
+    decodes = True
 
     def forward(self, evidence: Evidence) -> Tensor:
         """Confidences, (B,).

@@ -138,12 +138,14 @@ def test_published_halves_what_either_direction_has(make_vim) -> None:
 
 
 @needs_operators
+@pytest.mark.parametrize('policy', [None, 'mmscope.PixelConfidence'])
 @pytest.mark.parametrize('resolution', ['coarse', 'fine'])
 def test_neck_and_head_are_counted_where_exits_run(
-    tiny_config, resolution
+    tiny_config, resolution, policy
 ) -> None:
     cfg = Config.fromfile(tiny_config())
     cfg.model.backbone.exit_resolution = resolution
+    cfg.model.exit_policy = policy and dict(type=policy)
     model = build_model(cfg)
     flops = model_flops(model, (64, 96))
     image = torch.rand(1, 3, 64, 96)

@@ -31,7 +31,6 @@ heads = [
 extractor = dict(out_channels=width)
 model = dict(
     data_preprocessor=dict(
-        pad_size_divisor=96,
         batch_augments=[
             dict(type='BatchFixedSizePad', size=image_size, pad_mask=True)
         ]
