@@ -11,7 +11,7 @@ import torch
 from mmengine.config import DictAction
 from rich.console import Console
 
-from mmscope.analysis.exit_sweep import TOLERANCE
+from mmscope.analysis.exit_sweep import TOLERANCE, auroc_text
 from mmscope.analysis.router import fit_router
 from mmscope.engine.exit_runs import build_exit_runner, write_child_config
 from mmscope.evaluation.task_metric import find_task_metric
@@ -74,7 +74,8 @@ def main() -> None:
     )
     Console().print(
         f'fitted on {fit.images} images; on others, AUROC '
-        f'{fit.auroc:.3f} (the exit head: {fit.auroc_before:.3f})\n'
+        f'{auroc_text(fit.auroc)}; by the exit head '
+        f'{auroc_text(fit.auroc_before)}\n'
         f'config {config}, checkpoint {checkpoint}'
     )
 

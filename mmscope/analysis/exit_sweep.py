@@ -209,5 +209,12 @@ def exit_auroc(answers: ExitAnswers, tolerance: float = TOLERANCE) -> float:
     return auroc(answers.confidence, answers.loss <= tolerance)
 
 
+def auroc_text(value: float) -> str:
+    """Write an AUROC, or why there is none."""
+    if np.isnan(value):
+        return 'undefined (all coarse answers are as good, or none is)'
+    return f'{value:.3f}'
+
+
 def _counts(rates: Sequence[float], total: int) -> list[int]:
     return [round(rate * total) for rate in rates]

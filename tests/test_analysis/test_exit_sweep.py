@@ -13,6 +13,7 @@ from mmscope.analysis import (
     stage_counts,
     sweep_eta,
 )
+from mmscope.analysis.exit_sweep import auroc_text
 from mmscope.evaluation.task_metric import TaskMetric
 
 
@@ -107,6 +108,11 @@ def test_auroc_is_the_chance_of_the_right_order(answers) -> None:
     # pairs (good, bad): .8>.9 no, .8>.7 yes, .7>.9 no, .7=.7 half
     assert exit_auroc(mixed) == pytest.approx(1.5 / 4)
     assert np.isnan(exit_auroc(answers_of([0.9], [9], [9])))
+
+
+def test_undefined_auroc_says_why() -> None:
+    assert auroc_text(0.7314) == '0.731'
+    assert auroc_text(float('nan')).startswith('undefined (all coarse')
 
 
 def test_auroc_takes_a_loss_within_the_tolerance_as_good() -> None:

@@ -51,7 +51,8 @@ def test_regions_are_read_where_they_lie() -> None:
     """mmcv's RoIAlign on a CPU misreads maps that are not contiguous."""
     image = torch.randn(1, 8, 6, 9).to(memory_format=torch.channels_last)
     boxes = torch.tensor([[0, 4.0, 8.0, 60.0, 40.0]])
-    for level, stride in zip(SimpleFeaturePyramid(8, 4)((image,)), (4, 8, 16)):
+    levels = SimpleFeaturePyramid(8, 4, num_outs=4)((image,))
+    for level, stride in zip(levels, (4, 8, 16, 32), strict=True):
         torch.testing.assert_close(
             RoIAlign(7, 1 / stride, 2)(level, boxes),
             roi_align(level, boxes, 7, 1 / stride, 2, aligned=True),
