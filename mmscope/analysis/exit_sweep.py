@@ -40,15 +40,14 @@ def summarize(
     rate = float(exited.mean())
     cost = np.where(exited, *answers.gflops.T)
     fast, slow = np.median(answers.seconds, axis=0)
-    scores = metric.score(answers.chosen(exited))
-    main = metric.main or next(iter(scores))
+    chosen = answers.chosen(exited)
     return dict(
         exit_rate=rate,
-        score=scores[main] * metric.percent,
+        score=metric.main_score(chosen),
         gflops=float(cost.mean()),
         gflops_p95=float(np.quantile(cost, 0.95)),
         fps=float(1 / (rate * fast + (1 - rate) * slow)),
-        **scores,
+        **metric.score(chosen),
     )
 
 

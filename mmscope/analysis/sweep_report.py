@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mmengine
 import numpy as np
+from rich.progress import track
 from rich.table import Table
 
 from mmscope.evaluation.task_metric import TaskMetric
@@ -78,30 +79,35 @@ def report_sweep(
         num_draws: Random exits to average over.
     """
     answers = by_policy[OWN_POLICY]
-    etas = sorted(etas)
-    ends = dict(
-        oracle=oracle_curve(answers, metric, RATES),
-        random=random_curve(answers, metric, RATES, num_draws),
-    )
-    curves = {
-        name: confidence_curve(judged, metric, RATES)
-        for name, judged in by_policy.items()
+    curves: dict[str, list[Record]] = {
+        name: [] for name in ('oracle', 'random', *by_policy)
     }
+    for rate in track(RATES, 'Curves'):
+        at = metric, [rate]
+        curves['oracle'] += oracle_curve(answers, *at)
+        curves['random'] += random_curve(answers, *at, num_draws)
+        for name, judged in by_policy.items():
+            curves[name] += confidence_curve(judged, *at)
     quality = {
         name: dict(
             auroc=exit_auroc(judged, tolerance),
             share_of_oracle=share_of_oracle(
-                curves[name], ends['random'], ends['oracle']
+                curves[name], curves['random'], curves['oracle']
             ),
         )
         for name, judged in by_policy.items()
     }
     # the sweep itself is the curve of the model's own
     del curves[OWN_POLICY]
+    sweep = [
+        record
+        for eta in track(sorted(etas), 'Thresholds')
+        for record in sweep_eta(answers, metric, [eta])
+    ]
     return SweepReport(
-        sweep_eta(answers, metric, etas),
-        {**ends, **curves},
-        stage_counts(answers, etas, tolerance),
+        sweep,
+        curves,
+        stage_counts(answers, sorted(etas), tolerance),
         quality,
     )
 

@@ -36,6 +36,11 @@ class TaskMetric:
         kind = type(metric).__name__
         self.main = MAIN_SCORES.get(kind, lambda _: '')(metric)
         self._own_quality = QUALITIES.get(kind)
+        self._matcher = None
+        if kind == 'CocoMetric' and metric._coco_api is not None:
+            from .coco_matches import CocoMatcher  # mmdet is there, then
+
+            self._matcher = CocoMatcher(metric)
 
     def entries(self, samples: Sequence[BaseDataElement]) -> list[Entry]:
         """Judge predictions, one entry for each.
@@ -57,27 +62,29 @@ class TaskMetric:
                 f'of {len(samples)} images, so that the answers cannot be '
                 'exchanged; use IoUMetric, CocoMetric or Accuracy'
             )
-        return entries
+        if self._matcher is None:
+            return entries
+        with _silence():
+            return self._matcher.match(entries)
 
     def score(self, entries: Sequence[Entry]) -> dict[str, float]:
         """Compute the metric's scores on one entry for each image."""
         if hasattr(self.metric, 'img_ids'):  # COCO: judge these images only
+            entries = _with_a_detection([entry[:2] for entry in entries])
             self.metric.img_ids = [truth['img_id'] for truth, _ in entries]
-            entries = _with_a_detection(entries)
         with _silence():
             scores = self.metric.compute_metrics(list(entries))
         return {name: float(value) for name, value in scores.items()}
 
     def main_score(self, entries: Sequence[Entry]) -> float:
         """Compute the score that curves show, in percent."""
+        if self._matcher is not None:
+            with _silence():
+                return 100 * self._matcher.average_precision(entries)
         scores = self.score(entries)
         name = self.main or next(iter(scores))
-        return scores[name] * self.percent
-
-    @property
-    def percent(self) -> float:
-        """Factor that makes scores percent; COCO's are shares."""
-        return 100.0 if type(self.metric).__name__ == 'CocoMetric' else 1.0
+        shares = type(self.metric).__name__ == 'CocoMetric'
+        return 100 * scores[name] if shares else scores[name]
 
     def quality(self, entry: Entry) -> float:
         """How good the answer to one image is, in percent.

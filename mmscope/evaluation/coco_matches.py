@@ -1,0 +1,117 @@
+"""COCO's average precision of any choice among answers, matched once."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from mmdet.datasets.api_wrappers import COCO, COCOeval
+from mmdet.evaluation import CocoMetric
+from mmengine.fileio import load
+
+# what COCOeval.accumulate reads of a match
+USED = ('dtScores', 'dtMatches', 'dtIgnore', 'gtIgnore')
+
+
+class CocoEntry(NamedTuple):
+    """CocoMetric's entry of one answer, and how it matches the truth.
+
+    Attributes:
+        truth: Image and size, as the metric keeps them.
+        found: Boxes, scores, labels and masks, as the metric keeps them.
+        matches: What COCOeval found out, by index of the class; classes that
+            are neither there nor found are left out.
+    """
+
+    truth: dict
+    found: dict
+    matches: dict[int, dict]
+
+
+class CocoMatcher:
+    """Lets pycocotools match every answer once.
+
+    Matching detections with objects is most of an evaluation and does not
+    depend on other images; the average precision of a choice among answers
+    then takes COCOeval's accumulation alone.
+
+    Args:
+        metric: With ``ann_file``. Masks are matched if it judges masks, and
+            else boxes.
+    """
+
+    def __init__(self, metric: CocoMetric) -> None:
+        self.metric = metric
+        self.kind = 'segm' if 'segm' in metric.metrics else 'bbox'
+
+    def match(self, entries: Sequence[tuple[dict, dict]]) -> list[CocoEntry]:
+        """Match the metric's entries of some images, each with its truth."""
+        images = [image['img_id'] for image, _ in entries]
+        judge = self._judge([found for _, found in entries])
+        judge.params.imgIds = images
+        judge.evaluate()
+        # by class, and by image in ascending order
+        by_class = np.array(judge.evalImgs, dtype=object).reshape(
+            len(judge.params.catIds), -1
+        )
+        rows = np.searchsorted(np.unique(images), images)
+        return [
+            CocoEntry(
+                *entry,
+                {
+                    index: {key: match[key] for key in USED}
+                    for index, match in enumerate(by_class[:, row])
+                    if match is not None
+                },
+            )
+            for entry, row in zip(entries, rows, strict=True)
+        ]
+
+    def average_precision(self, entries: Sequence[CocoEntry]) -> float:
+        """AP over all thresholds of IoU, as a share.
+
+        Args:
+            entries: Of :meth:`match`; an image may come more than once.
+
+        Returns:
+            In [0, 1], or -1 where there is nothing to find.
+        """
+        judge = self._judge()
+        judge.params.imgIds = list(range(len(entries)))
+        judge.evalImgs = [
+            entry.matches.get(index)
+            for index in range(len(judge.params.catIds))
+            for entry in entries
+        ]
+        judge._paramsEval = judge.params
+        judge.accumulate()
+        precision = judge.eval['precision']
+        known = precision[precision > -1]
+        return float(known.mean()) if known.size else -1.0
+
+    def _judge(self, found: list[dict] | None = None) -> COCOeval:
+        """An evaluation of these answers, or of none yet."""
+        metric = self.metric
+        truth = metric._coco_api
+        if metric.cat_ids is None:
+            metric.cat_ids = truth.get_cat_ids(
+                cat_names=metric.dataset_meta['classes']
+            )
+        if found is None:
+            judge = COCOeval(iouType=self.kind)
+        else:
+            judge = COCOeval(truth, self._results(found), self.kind)
+        judge.params.catIds = metric.cat_ids
+        judge.params.iouThrs = metric.iou_thrs
+        # AP is that of all sizes and of up to 100 detections
+        judge.params.maxDets = judge.params.maxDets[-1:]
+        judge.params.areaRng = judge.params.areaRng[:1]
+        judge.params.areaRngLbl = judge.params.areaRngLbl[:1]
+        return judge
+
+    def _results(self, found: list[dict]) -> COCO:
+        with tempfile.TemporaryDirectory() as folder:
+            files = self.metric.results2json(found, str(Path(folder) / 'all'))
+            results = load(files[self.kind])
+        return self.metric._coco_api.loadRes(results) if results else COCO()
