@@ -18,7 +18,7 @@ from mmscope.analysis import (
     count_gflops,
     measure_fps,
 )
-from mmscope.analysis.exit_sweep import TOLERANCE, auroc_text
+from mmscope.analysis.exit_sweep import TOLERANCE, auroc_text, share_text
 from mmscope.analysis.sweep_report import report_sweep, sweep_table
 from mmscope.engine.exit_runs import build_exit_runner
 from mmscope.evaluation.task_metric import find_task_metric
@@ -108,8 +108,7 @@ def main() -> None:
             f'{name}: AUROC of "the coarse answer is as good as the fine one '
             f'(within {args.tolerance:g} points)" '
             f'{auroc_text(values["auroc"])}; '
-            f"{values['share_of_oracle']:.0%} of the oracle's gain over "
-            'random exits'
+            f'{share_text(values["share_of_oracle"])}'
         )
     report.write(out_dir)
     mmengine.dump(by_policy['model'].losses(), out_dir / 'losses.json')

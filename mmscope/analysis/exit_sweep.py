@@ -183,14 +183,15 @@ def share_of_oracle(
 
     Returns:
         Ratio of the areas above chance: 0 is chance, 1 the oracle, NaN where
-        the oracle gains nothing.
+        the oracle gains no more than chance scatters.
     """
     mean = [
         np.mean([record['score'] for record in records])
         for records in (curve, random, oracle)
     ]
     gain = mean[2] - mean[1]
-    return float((mean[0] - mean[1]) / gain) if gain > 0 else float('nan')
+    scatter = np.mean([record['deviation'] for record in random])
+    return float((mean[0] - mean[1]) / gain) if gain > scatter else np.nan
 
 
 def exit_auroc(answers: ExitAnswers, tolerance: float = TOLERANCE) -> float:
@@ -213,6 +214,13 @@ def auroc_text(value: float) -> str:
     if np.isnan(value):
         return 'undefined (all coarse answers are as good, or none is)'
     return f'{value:.3f}'
+
+
+def share_text(value: float) -> str:
+    """Write a :func:`share_of_oracle`, or why there is none."""
+    if np.isnan(value):
+        return 'no gain of the oracle to compare with'
+    return f"{value:.0%} of the oracle's gain over random exits"
 
 
 def _counts(rates: Sequence[float], total: int) -> list[int]:

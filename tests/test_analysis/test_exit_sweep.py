@@ -13,7 +13,7 @@ from mmscope.analysis import (
     stage_counts,
     sweep_eta,
 )
-from mmscope.analysis.exit_sweep import auroc_text
+from mmscope.analysis.exit_sweep import auroc_text, share_text
 from mmscope.evaluation.task_metric import TaskMetric
 
 
@@ -87,6 +87,8 @@ def test_random_lies_between_and_oracle_is_best(answers, metric) -> None:
     assert random[1]['deviation'] > 0
     assert share_of_oracle(own, random, oracle) == pytest.approx(1)
     assert share_of_oracle(random, random, oracle) == 0
+    # an oracle that gains less than chance scatters tells nothing
+    assert np.isnan(share_of_oracle(own, random, random))
 
 
 def test_three_seeds_of_random_exits_do_worse(answers, metric) -> None:
@@ -110,7 +112,9 @@ def test_auroc_is_the_chance_of_the_right_order(answers) -> None:
     assert np.isnan(exit_auroc(answers_of([0.9], [9], [9])))
 
 
-def test_undefined_auroc_says_why() -> None:
+def test_undefined_figures_say_why() -> None:
+    assert share_text(0.9) == "90% of the oracle's gain over random exits"
+    assert share_text(float('nan')).startswith('no gain')
     assert auroc_text(0.7314) == '0.731'
     assert auroc_text(float('nan')).startswith('undefined (all coarse')
 
