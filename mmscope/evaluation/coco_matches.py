@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from mmdet.datasets.api_wrappers import COCO, COCOeval
-from mmdet.evaluation import CocoMetric
+from mmengine.evaluator import BaseMetric
 from mmengine.fileio import load
+from pycocotools import mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 # what COCOeval.accumulate reads of a match
 USED = ('dtScores', 'dtMatches', 'dtIgnore', 'gtIgnore')
@@ -37,11 +39,11 @@ class CocoMatcher:
     then takes COCOeval's accumulation alone.
 
     Args:
-        metric: With ``ann_file``. Masks are matched if it judges masks, and
-            else boxes.
+        metric: CocoMetric with ``ann_file``. Masks are matched if it judges
+            masks, and else boxes.
     """
 
-    def __init__(self, metric: CocoMetric) -> None:
+    def __init__(self, metric: BaseMetric) -> None:
         self.metric = metric
         self.kind = 'segm' if 'segm' in metric.metrics else 'bbox'
 
@@ -115,3 +117,26 @@ class CocoMatcher:
             files = self.metric.results2json(found, str(Path(folder) / 'all'))
             results = load(files[self.kind])
         return self.metric._coco_api.loadRes(results) if results else COCO()
+
+
+def with_a_detection(
+    entries: Sequence[tuple[dict, dict]],
+) -> Sequence[tuple[dict, dict]]:
+    """Add a detection without extent to entries that have none at all.
+
+    CocoMetric gives no scores to nothing; this one finds nothing and has
+    score 0.
+    """
+    if any(len(found['scores']) for _, found in entries):
+        return entries
+    (truth, found), *others = entries
+    found = dict(
+        found,
+        bboxes=np.zeros((1, 4), np.float32),
+        scores=np.zeros(1, np.float32),
+        labels=np.zeros(1, int),
+    )
+    if 'masks' in found:
+        size = truth['height'], truth['width']
+        found['masks'] = [mask.encode(np.zeros(size, np.uint8, order='F'))]
+    return [(truth, found), *others]

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
@@ -38,7 +37,8 @@ class TaskMetric:
         self._own_quality = QUALITIES.get(kind)
         self._matcher = None
         if kind == 'CocoMetric' and metric._coco_api is not None:
-            from .coco_matches import CocoMatcher  # mmdet is there, then
+            # pycocotools is there where CocoMetric is
+            from .coco_matches import CocoMatcher
 
             self._matcher = CocoMatcher(metric)
 
@@ -70,7 +70,9 @@ class TaskMetric:
     def score(self, entries: Sequence[Entry]) -> dict[str, float]:
         """Compute the metric's scores on one entry for each image."""
         if hasattr(self.metric, 'img_ids'):  # COCO: judge these images only
-            entries = _with_a_detection([entry[:2] for entry in entries])
+            from .coco_matches import with_a_detection
+
+            entries = with_a_detection([entry[:2] for entry in entries])
             self.metric.img_ids = [truth['img_id'] for truth, _ in entries]
         with _silence():
             scores = self.metric.compute_metrics(list(entries))
@@ -98,29 +100,6 @@ class TaskMetric:
         value = self.main_score([entry])
         # pycocotools says -1 where there is nothing to find
         return value if value >= 0 and not math.isnan(value) else 100.0
-
-
-def _with_a_detection(entries: Sequence[Entry]) -> Sequence[Entry]:
-    """Add a detection without extent to COCO's entries that have none.
-
-    mmdet gives no scores to nothing; this one finds nothing and scores 0.
-    """
-    if any(len(found['scores']) for _, found in entries):
-        return entries
-    (truth, found), *others = entries
-    found = dict(
-        found,
-        bboxes=np.zeros((1, 4), np.float32),
-        scores=np.zeros(1, np.float32),
-        labels=np.zeros(1, int),
-    )
-    if 'masks' in found:
-        # is there wherever CocoMetric is
-        from mmdet.structures.mask import encode_mask_results
-
-        empty = np.zeros((truth['height'], truth['width']), np.uint8)
-        found['masks'] = encode_mask_results([empty])
-    return [(truth, found), *others]
 
 
 def _mean_iou(entry: Entry) -> float:
