@@ -6,6 +6,7 @@ file and then the modules named in ``locations``, so that no config needs
 ImportError raised here.
 """
 
+from mmengine.registry import EVALUATOR as MMENGINE_EVALUATOR
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -36,6 +37,12 @@ HOOKS = Registry(
 METRICS = Registry(
     'metric',
     parent=MMENGINE_METRICS,
+    scope='mmscope',
+    locations=['mmscope.evaluation'],
+)
+EVALUATOR = Registry(
+    'evaluator',
+    parent=MMENGINE_EVALUATOR,
     scope='mmscope',
     locations=['mmscope.evaluation'],
 )

@@ -22,6 +22,8 @@ from mmscope.utils.checkpoint import CheckpointError, read_state_dict
 from .hooks import unwrap
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+# scores of validation choose the best checkpoint
+EVALUATORS = dict(val='mmscope.ExitEvaluator', test='Evaluator')
 
 
 def load_config(
@@ -223,7 +225,7 @@ def add_exit_metric(cfg: Config, splits: tuple[str, ...]) -> None:
         return
     for split in splits:
         evaluator = cfg.get(f'{split}_evaluator')
-        if isinstance(evaluator, ConfigDict):
+        if isinstance(evaluator, ConfigDict) and 'metrics' not in evaluator:
             options = dict(cfg.get('exit_metric', {}))
             if split == 'test':
                 options['task'] = {
@@ -231,10 +233,13 @@ def add_exit_metric(cfg: Config, splits: tuple[str, ...]) -> None:
                     for key, value in evaluator.items()
                     if key not in ('output_dir', 'outfile_prefix')
                 }
-            cfg[f'{split}_evaluator'] = [
-                evaluator,
-                dict(type='mmscope.ExitMetric', **options),
-            ]
+            cfg[f'{split}_evaluator'] = dict(
+                type=EVALUATORS[split],
+                metrics=[
+                    evaluator,
+                    dict(type='mmscope.ExitMetric', **options),
+                ],
+            )
 
 
 def build_runner(

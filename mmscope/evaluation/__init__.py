@@ -1,5 +1,6 @@
 """Metrics of early exit."""
 
+from .exit_evaluator import ExitEvaluator
 from .exit_metric import ExitMetric
 
-__all__ = ['ExitMetric']
+__all__ = ['ExitEvaluator', 'ExitMetric']

@@ -226,6 +226,21 @@ def test_odd_annotations_pass_through(train, sample_root, tmp_path) -> None:
         assert np.isfinite(losses[f'train/{name}'].current())
 
 
+def test_training_goes_on_where_nothing_is_found(
+    train, sample_root, tmp_path
+) -> None:
+    """mmdet then has no AP, by which the best checkpoint is chosen."""
+    config = write_config(
+        tmp_path,
+        sample_root,
+        "model['test_cfg']['rcnn']['score_thr'] = 2.0\n"
+        "default_hooks['checkpoint']['save_best'] = 'coco/bbox_mAP'\n",
+    )
+    train(config, tmp_path / 'work')
+    assert (tmp_path / 'work/iter_2.pth').is_file()
+    assert not list((tmp_path / 'work').glob('best_*'))
+
+
 def annotation(
     image: int,
     box: list[float],
