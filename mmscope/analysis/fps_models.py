@@ -160,7 +160,9 @@ def prepare_model(
         )
         pyramid = nn.Sequential(pyramid, behind)
     pyramid.eval()
-    return BenchModel(name, model.to(device), pyramid.to(device), channels)
+    for part in (model, pyramid):  # the same for all, see MambaScopeSegmentor
+        part.to(device, memory_format=torch.channels_last)
+    return BenchModel(name, model, pyramid, channels)
 
 
 def _maps_of(net: nn.Module, cfg: Config) -> Maps:

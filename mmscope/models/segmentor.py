@@ -169,6 +169,8 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
                 f'exit_head.num_classes={exit_classes} must equal '
                 f'decode_head.num_classes={self.num_classes}'
             )
+        # mmseg's necks and heads are convolutions, which are faster so
+        self.to(memory_format=torch.channels_last)
 
     def loss(
         self, inputs: Tensor, data_samples: list[SegDataSample]

@@ -64,6 +64,21 @@ def test_one_step_trains_every_parameter(
     assert without == []
 
 
+def test_head_runs_on_channels_last_maps(make_segmentor) -> None:
+    """The layout in which mmseg's convolutions are fastest."""
+    model = make_segmentor()
+    seen = []
+    model.neck.register_forward_hook(
+        lambda module, inputs, maps: seen.extend(maps)
+    )
+    with torch.no_grad():
+        model.encode_decode(
+            torch.rand(2, 4, 64, 96), [dict(img_shape=(64, 96))] * 2
+        )
+    finest = max(seen, key=torch.Tensor.numel)
+    assert finest.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_loss_weights_scale_their_terms(make_segmentor) -> None:
     model = make_segmentor()
     weights = copy.deepcopy(model.state_dict())
