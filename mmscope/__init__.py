@@ -1,7 +1,7 @@
 """MambaScope, coarse-to-fine early-exit Vision Mamba, for OpenMMLab."""
 
-from mmscope.utils.versions import require
-from mmscope.version import __version__
+from .utils.versions import require
+from .version import __version__
 
 for _name in ('torch', 'mmengine', 'mmcv'):
     require(_name)

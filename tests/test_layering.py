@@ -13,6 +13,21 @@ OWNERS = {
     'mmdet': 'models/detector.py',
     'mmpretrain': 'models/classifier.py',
 }
+# each part imports only what is below it; registry and version are at the
+# bottom, floor 0
+FLOOR = {
+    'apis': 5,
+    'exits': 5,
+    'benchmark': 5,
+    'engine': 4,
+    'visualization': 4,
+    'evaluation': 4,
+    'models': 3,
+    'datasets': 3,
+    'functional': 2,
+    'utils': 2,
+    'ops': 1,
+}
 
 
 def imported_names(path: Path, source: str | None = None) -> set[str]:
@@ -89,17 +104,48 @@ def test_the_reader_sees_an_import(source: str, expected: str) -> None:
     assert imported_names(path, source) == {expected}
 
 
-@pytest.mark.parametrize('part', ['ops', 'scope'])
-def test_ops_and_scope_stand_alone(part: str) -> None:
+def part_of(name: str) -> str:
+    """Tell the part of a dotted name: ``mmscope.ops.scan.x`` is of 'ops'."""
+    return f'{name}.'.split('.')[1]
+
+
+# still climbing up: to be moved
+UNTIDY = ('engine', 'utils', 'visualization')
+
+
+@pytest.mark.parametrize(
+    'part',
+    [
+        pytest.param(part, marks=[pytest.mark.xfail(strict=True)])
+        if part in UNTIDY
+        else part
+        for part in sorted(FLOOR)
+    ],
+)
+def test_a_part_imports_only_what_is_below(part: str) -> None:
+    def is_below(path: Path, name: str) -> bool:
+        other = part_of(name)
+        return other == part or FLOOR.get(other, 0) < FLOOR[part]
+
+    assert not violations(files_in(PACKAGE / part), is_below, 'mmscope')
+
+
+def test_every_part_has_a_floor() -> None:
+    folders = {path.parent.name for path in PACKAGE.glob('*/__init__.py')}
+    assert folders == set(FLOOR)
+
+
+@pytest.mark.parametrize('part', ['ops', 'functional'])
+def test_ops_and_functional_stand_alone(part: str) -> None:
     def same_part(path: Path, name: str) -> bool:
         return is_within(name, f'mmscope.{part}')
 
     assert not violations(files_in(PACKAGE / part), same_part, 'mmscope')
 
 
-@pytest.mark.parametrize('part', ['ops', 'scope'])
+@pytest.mark.parametrize('part', ['ops', 'functional'])
 @pytest.mark.parametrize('library', ['mmengine', 'mmcv'])
-def test_ops_and_scope_need_torch_only(part: str, library: str) -> None:
+def test_ops_and_functional_need_torch_only(part: str, library: str) -> None:
     files = files_in(PACKAGE / part)
     assert not violations(files, lambda path, name: False, library)
 
@@ -112,18 +158,9 @@ def test_only_one_module_knows_each_upstream(library: str) -> None:
     assert not violations(files_in(PACKAGE), is_owner, library)
 
 
-def test_models_know_nothing_above_them() -> None:
-    below = ('ops', 'scope', 'models', 'utils', 'registry', 'datasets.labels')
-
-    def is_below(path: Path, name: str) -> bool:
-        return is_within(name, *(f'mmscope.{part}' for part in below))
-
-    assert not violations(files_in(PACKAGE / 'models'), is_below, 'mmscope')
-
-
 def test_the_package_imports_no_tools() -> None:
     files = files_in(PACKAGE)
-    for outside in ('tools', 'tests', 'configs'):
+    for outside in ('tools', 'tests', 'configs', 'benchmarks'):
         assert not violations(files, lambda path, name: False, outside)
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from mmengine.config import DictAction
 from rich.console import Console
 
-from mmscope.analysis import (
+from mmscope.evaluation.task_metric import find_task_metric
+from mmscope.exits import (
     AnswerCache,
     calibrate_eta,
     collect_answers,
@@ -22,8 +23,7 @@ from mmscope.analysis import (
     measure_fps,
     spread_out,
 )
-from mmscope.engine.exit_runs import build_exit_runner, write_child_config
-from mmscope.evaluation.task_metric import find_task_metric
+from mmscope.exits.runs import build_exit_runner, write_child_config
 
 
 def parse_args() -> argparse.Namespace:

@@ -12,16 +12,16 @@ import numpy as np
 from mmengine.config import DictAction
 from rich.console import Console
 
-from mmscope.analysis import (
+from mmscope.evaluation.task_metric import find_task_metric
+from mmscope.exits import (
     AnswerCache,
     collect_answers,
     count_gflops,
     measure_fps,
 )
-from mmscope.analysis.exit_sweep import TOLERANCE, auroc_text, share_text
-from mmscope.analysis.sweep_report import report_sweep, sweep_table
-from mmscope.engine.exit_runs import build_exit_runner
-from mmscope.evaluation.task_metric import find_task_metric
+from mmscope.exits.replay import TOLERANCE, auroc_text, share_text
+from mmscope.exits.report import report_sweep, sweep_table
+from mmscope.exits.runs import build_exit_runner
 from mmscope.models.exit_policies import POLICIES, build_policy
 from mmscope.visualization import (
     draw_scope,

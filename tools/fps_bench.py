@@ -18,10 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mmscope.analysis.fps_bench import bench_fps, count_steps
-from mmscope.analysis.fps_cases import DTYPES, FpsPlan
-from mmscope.analysis.fps_inputs import check_size, read_images
-from mmscope.analysis.fps_models import (
+from mmscope.benchmark.cases import DTYPES, FpsPlan
+from mmscope.benchmark.inputs import check_size, read_images
+from mmscope.benchmark.models import (
     FPNS,
     NAMED,
     SCOPES,
@@ -29,9 +28,9 @@ from mmscope.analysis.fps_models import (
     named_config,
     prepare_model,
 )
-from mmscope.analysis.fps_report import fps_table, remarks
-from mmscope.analysis.scan_bench import save
-from mmscope.analysis.timing import check_device, environment, torch_threads
+from mmscope.benchmark.report import fps_table, remarks, save
+from mmscope.benchmark.run import bench_fps, count_steps
+from mmscope.benchmark.timing import check_device, environment, torch_threads
 from mmscope.engine.launch import load_config
 from mmscope.ops import scan_backends
 from mmscope.utils.checkpoint import CheckpointError

@@ -8,19 +8,19 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
-from mmscope.analysis.build import build_model, default_shape
-from mmscope.analysis.flops import (
-    COMPONENTS,
-    CONVENTIONS,
-    dataset_flops,
-    model_flops,
-)
+from mmscope.benchmark.build import build_model, default_shape
 from mmscope.engine.launch import (
     build_runner,
     has_exits,
     load_checkpoint,
     load_config,
     set_eta,
+)
+from mmscope.utils.flops import (
+    COMPONENTS,
+    CONVENTIONS,
+    dataset_flops,
+    model_flops,
 )
 
 

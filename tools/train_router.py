@@ -11,10 +11,10 @@ import torch
 from mmengine.config import DictAction
 from rich.console import Console
 
-from mmscope.analysis.exit_sweep import TOLERANCE, auroc_text
-from mmscope.analysis.router import fit_router
-from mmscope.engine.exit_runs import build_exit_runner, write_child_config
 from mmscope.evaluation.task_metric import find_task_metric
+from mmscope.exits.replay import TOLERANCE, auroc_text
+from mmscope.exits.router import fit_router
+from mmscope.exits.runs import build_exit_runner, write_child_config
 from mmscope.models import LearnedRouter
 
 

@@ -11,15 +11,11 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import track
 
-from mmscope.analysis import (
-    collect_answers,
-    stage_counts,
-    sweep_eta,
-)
 from mmscope.apis import ScopeInferencer, find_images
-from mmscope.engine.exit_runs import build_exit_runner
 from mmscope.engine.launch import load_config
 from mmscope.evaluation.task_metric import find_task_metric
+from mmscope.exits import collect_answers, stage_counts, sweep_eta
+from mmscope.exits.runs import build_exit_runner
 from mmscope.visualization import (
     ScopePicture,
     build_visualizer,

@@ -1,9 +1,10 @@
 """Data: labels, loading, and the sample data."""
 
-from .labels import classes_in_instances, classes_in_mask
-from .sample_data import write_sample_data
-from .sample_shapes import SAMPLE_CLASSES, SAMPLE_PALETTE
-from .sample_sheet import draw_contact_sheet
+from mmscope.functional.targets import classes_in_instances, classes_in_mask
+
+from .sample.data import write_sample_data
+from .sample.shapes import SAMPLE_CLASSES, SAMPLE_PALETTE
+from .sample.sheet import draw_contact_sheet
 from .transforms import LoadChecked
 
 __all__ = [

@@ -11,7 +11,7 @@ from mmengine.dist import is_distributed, master_only
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
-from mmscope.datasets.layout import (
+from mmscope.datasets.checks import (
     check_annotations,
     check_dataset,
     check_evaluator,

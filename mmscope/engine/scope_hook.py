@@ -55,7 +55,7 @@ class ScopeVisualizationHook(Hook):
         if not is_main_process():
             return
         # pictures need matplotlib, which training without them does not
-        from mmscope.analysis import spread
+        from mmscope.exits import spread
         from mmscope.visualization import picture_scope, render_scope
 
         model = unwrap(runner.model)

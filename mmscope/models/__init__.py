@@ -17,7 +17,7 @@ from .exit_policies import (
 from .fine_queue import FineQueue
 from .mambascope import MambaScopeBackbone
 from .necks import LayerNorm2d, SimpleFeaturePyramid
-from .scope_result import ScopeResult
+from .stages import ScopeResult
 from .vision_mamba import VisionMambaBackbone
 
 __all__ = [

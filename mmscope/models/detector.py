@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmscope.datasets.labels import classes_in_instances
+from mmscope.functional.targets import classes_in_instances
 from mmscope.registry import MODELS
 from mmscope.utils.versions import require
 
-from .exit_supervision import ExitSupervision, frozen_batch_norm
-from .scope_result import ScopeResult, Stages
+from .early_exit import ExitSupervision, frozen_batch_norm
+from .stages import ScopeResult, Stages
 
 require('mmdet')
 
@@ -64,7 +64,7 @@ class DetectorExits(ExitSupervision):
         exit_weight: Weight of the exit head's binary cross-entropy.
         consistency_weight: Weight of the KL term.
         consistency: 'teacher' or 'eq21', see
-            :func:`mmscope.scope.consistency_loss`.
+            :func:`mmscope.functional.consistency_loss`.
         coarse_decode_weight: Beyond the paper: weight of the detector's
             losses on the coarse maps, at the backbone's ``exit_resolution``,
             so that exited images get good boxes. BatchNorm layers use and

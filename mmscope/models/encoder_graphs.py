@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .vim_encoder import Encoded, VimEncoder
+from .vim import Encoded, VimEncoder
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 WARM_UPS = 3  # libraries set themselves up, and kernels are tuned

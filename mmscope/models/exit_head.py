@@ -6,14 +6,14 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmscope.registry import MODELS
-from mmscope.scope import (
+from mmscope.functional import (
     consistency_loss,
     multi_label_confidence,
     single_label_confidence,
 )
-from mmscope.scope.checks import check_choice
-from mmscope.scope.confidence import MULTI_LABEL_CONFIDENCES
+from mmscope.functional.checks import check_choice
+from mmscope.functional.confidence import MULTI_LABEL_CONFIDENCES
+from mmscope.registry import MODELS
 
 
 class ExitHead(BaseModule, metaclass=ABCMeta):
@@ -76,7 +76,7 @@ class ExitHead(BaseModule, metaclass=ABCMeta):
             coarse_logits: q, (B, K).
             fine_logits: p, (B, K).
             target: Ground truth, as :meth:`supervision` takes it.
-            consistency: See :func:`mmscope.scope.consistency_loss`.
+            consistency: See :func:`mmscope.functional.consistency_loss`.
 
         Returns:
             'loss_exit' and 'loss_consistency', unweighted scalars.
@@ -97,7 +97,7 @@ class MultiLabelExitHead(ExitHead):
         num_classes: Classes K.
         in_channels: Channels of the class token; the backbone fills it in.
         confidence: How K probabilities become one confidence, see
-            :func:`mmscope.scope.multi_label_confidence`.
+            :func:`mmscope.functional.multi_label_confidence`.
         init_cfg: mmengine's.
     """
 
@@ -115,7 +115,7 @@ class MultiLabelExitHead(ExitHead):
         self.confidence_mode = confidence
 
     def confidence(self, logits: Tensor) -> Tensor:
-        """See :func:`mmscope.scope.multi_label_confidence`."""
+        """See :func:`mmscope.functional.multi_label_confidence`."""
         return multi_label_confidence(logits, self.confidence_mode)
 
     def probabilities(self, logits: Tensor) -> Tensor:

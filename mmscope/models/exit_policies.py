@@ -11,12 +11,12 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmscope.functional import multi_label_confidence
+from mmscope.functional.checks import check_choice
+from mmscope.functional.confidence import MULTI_LABEL_CONFIDENCES
 from mmscope.registry import MODELS
-from mmscope.scope import multi_label_confidence
-from mmscope.scope.checks import check_choice
-from mmscope.scope.confidence import MULTI_LABEL_CONFIDENCES
 
-from .scope_result import CoarseStage
+from .stages import CoarseStage
 
 
 class Evidence(NamedTuple):
@@ -61,7 +61,7 @@ class HeadConfidence(ExitPolicy):
     """The exit head, summed up in another way than its own.
 
     Args:
-        mode: See :func:`mmscope.scope.multi_label_confidence`.
+        mode: See :func:`mmscope.functional.multi_label_confidence`.
     """
 
     def __init__(self, mode: str = 'mean_positive') -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .mambascope import MambaScopeBackbone
-from .scope_result import CoarseStage, FineStage, Look
+from .stages import CoarseStage, FineStage, Look
 
 # names, images, coarse stage and valid cells of some hard images
 Part = tuple[Tensor, Tensor, CoarseStage, Tensor | None]

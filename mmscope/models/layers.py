@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 
+from mmscope.functional import importance_score
+from mmscope.functional.checks import check_choice
+from mmscope.functional.importance import DIRECTIONS, METRICS
 from mmscope.ops import bidirectional_conv, bidirectional_scan, rms_norm
-from mmscope.scope import importance_score
-from mmscope.scope.checks import check_choice
-from mmscope.scope.importance import DIRECTIONS, METRICS
 
 from .mixer_weights import MixerWeights, WeightCache
 

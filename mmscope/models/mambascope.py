@@ -6,8 +6,7 @@ import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
-from mmscope.registry import MODELS
-from mmscope.scope import (
+from mmscope.functional import (
     FineLayout,
     build_fine_sequence,
     coarse_to_fine_index,
@@ -20,7 +19,8 @@ from mmscope.scope import (
     take_tokens,
     tokens_to_map,
 )
-from mmscope.scope.checks import check_share
+from mmscope.functional.checks import check_share
+from mmscope.registry import MODELS
 
 from .layer_depth import LayerDepth
 from .layers import ScoreMetric
@@ -31,7 +31,7 @@ from .scope_options import (
     check_valid,
     resolve_score_layers,
 )
-from .scope_result import (
+from .stages import (
     CoarseStage,
     FineStage,
     Judge,
@@ -40,7 +40,7 @@ from .scope_result import (
     Stages,
     decide,
 )
-from .vim_encoder import VimEncoder, resize_pos_embed
+from .vim import VimEncoder, resize_pos_embed
 
 
 @MODELS.register_module()
@@ -75,7 +75,7 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
             Training ignores it.
         exit_head: Config of a head on the class token, or None (then ``eta``
             must be 1).
-        importance: Metric of :func:`mmscope.scope.importance_score`, or a
+        importance: Metric of :func:`mmscope.functional.importance_score`, or a
             dict of its ``metric``, ``direction`` and ``num_top``.
         score_layers: Blocks, counted from 0, that score tokens; by default
             every second of the latter half.

@@ -3,7 +3,7 @@
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmscope.scope.checks import check_choice
+from mmscope.functional.checks import check_choice
 
 REUSES = ('mlp', 'linear', 'none')
 

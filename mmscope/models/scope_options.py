@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from mmscope.scope.assembly import CLS_POSITIONS, TOKEN_ORDERS
-from mmscope.scope.checks import check_choice, check_share
+from mmscope.functional.assembly import CLS_POSITIONS, TOKEN_ORDERS
+from mmscope.functional.checks import check_choice, check_share
 
 from .reuse import REUSES
 

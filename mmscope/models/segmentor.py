@@ -4,16 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmscope.datasets.labels import classes_in_mask
+from mmscope.functional.targets import classes_in_mask
 from mmscope.registry import MODELS
 from mmscope.utils.versions import require
 
-from .exit_supervision import (
+from .early_exit import (
     ExitSupervision,
     collect_stages,
     frozen_batch_norm,
 )
-from .scope_result import ScopeResult, Stages
+from .stages import ScopeResult, Stages
 
 require('mmseg')
 
@@ -117,7 +117,7 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
         exit_weight: Weight of the exit head's binary cross-entropy.
         consistency_weight: Weight of the KL term.
         consistency: 'teacher' or 'eq21', see
-            :func:`mmscope.scope.consistency_loss`.
+            :func:`mmscope.functional.consistency_loss`.
         coarse_decode_weight: Beyond the paper: weight of the decode head's
             loss on the coarse maps, decoded at the backbone's
             ``exit_resolution``, so that exited images get good masks.

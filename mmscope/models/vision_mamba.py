@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from mmscope.functional import insert_cls, split_cls, tokens_to_map
+from mmscope.functional.checks import check_choice
 from mmscope.registry import MODELS
-from mmscope.scope import insert_cls, split_cls, tokens_to_map
-from mmscope.scope.checks import check_choice
 
 from .layer_depth import LayerDepth
-from .vim_encoder import VimEncoder, resize_pos_embed
+from .vim import VimEncoder, resize_pos_embed
 
 OUT_TYPES = ('featmap', 'cls_token', 'raw')
 

@@ -3,14 +3,10 @@
 The package needs torch only and imports nothing else of mmscope.
 """
 
-from .causal_conv import bidirectional_conv
-from .rms_norm import rms_norm
-from .selective_scan import (
-    bidirectional_scan,
-    scan_backends,
-    selective_scan,
-    use_backend,
-)
+from .backends import scan_backends, use_backend
+from .conv.entry import bidirectional_conv
+from .norm.entry import rms_norm
+from .scan.entry import bidirectional_scan, selective_scan
 
 __all__ = [
     'bidirectional_conv',

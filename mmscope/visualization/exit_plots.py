@@ -18,7 +18,7 @@ def plot_sweep(
     """Plot the score over the exit rate and, where counted, over GFLOPs.
 
     Args:
-        sweep: Of :func:`mmscope.analysis.sweep_eta`; its ends are the points
+        sweep: Of :func:`mmscope.exits.sweep_eta`; its ends are the points
             "always exit" and "never exit".
         curves: By name, 'exit_rate' and 'score' of other decisions: chance,
             the oracle, other policies.
@@ -89,8 +89,8 @@ def plot_stages(
     """Draw how many images end at each stage, right and wrong (Figure 8).
 
     Args:
-        stages: Of :func:`mmscope.analysis.stage_counts`.
-        sweep: Of :func:`mmscope.analysis.sweep_eta` at the same thresholds.
+        stages: Of :func:`mmscope.exits.stage_counts`.
+        sweep: Of :func:`mmscope.exits.sweep_eta` at the same thresholds.
         path: Picture to write.
     """
     figure, axis = plt.subplots(figsize=(0.55 * len(stages) + 3, 4.4))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from mmscope.analysis.fps_cases import FpsRecord
-from mmscope.analysis.fps_report import SCOPE_NAMES, describe_exits
+from mmscope.benchmark.cases import FpsRecord
+from mmscope.benchmark.report import SCOPE_NAMES, describe_exits
 
 from .exit_plots import save_figure
 
@@ -24,7 +24,7 @@ def plot_fps(
     for each scope.
 
     Args:
-        records: Of :func:`mmscope.analysis.fps_bench.bench_fps`.
+        records: Of :func:`mmscope.benchmark.run.bench_fps`.
         device: Where they were measured, written above.
         path: Picture to write.
 

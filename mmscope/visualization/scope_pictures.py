@@ -17,13 +17,9 @@ from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 from torch import nn
 
-from mmscope.analysis.exit_answers import (
-    canvas_of,
-    check_exits,
-    exit_options,
-)
 from mmscope.evaluation.task_metric import TaskMetric
-from mmscope.models.exit_supervision import collect_stages
+from mmscope.exits.answers import canvas_of, check_exits, exit_options
+from mmscope.models.early_exit import collect_stages
 
 from .exit_plots import save_figure
 

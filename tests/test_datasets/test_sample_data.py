@@ -10,13 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from mmscope.datasets import (
-    draw_contact_sheet,
-    sample_data,
-    sample_layouts,
-    write_sample_data,
-)
-from mmscope.datasets.sample_scenes import make_scene
+from mmscope.datasets import draw_contact_sheet, write_sample_data
+from mmscope.datasets.sample import data as sample_data
+from mmscope.datasets.sample import layouts as sample_layouts
+from mmscope.datasets.sample.scenes import make_scene
 
 ROOT = Path(__file__).parents[2]
 SMALL = dict(num_train=12, num_val=6, size=(96, 144))
@@ -248,8 +245,8 @@ def test_missing_photographs_say_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, 'skimage.data', None)
     monkeypatch.setattr(
-        'mmscope.datasets.sample_grounds._photo',
-        sys.modules['mmscope.datasets.sample_grounds']._photo.__wrapped__,
+        'mmscope.datasets.sample.grounds._photo',
+        sys.modules['mmscope.datasets.sample.grounds']._photo.__wrapped__,
     )
     with pytest.raises(RuntimeError, match='pip install scikit-image'):
         make_scene('training', 0, (64, 80), 0)

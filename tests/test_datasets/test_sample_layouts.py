@@ -11,12 +11,12 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from mmscope.datasets import SAMPLE_CLASSES, SAMPLE_PALETTE
-from mmscope.datasets.sample_layouts import (
+from mmscope.datasets.sample.layouts import (
     describe_objects,
     mask_to_polygon,
     mask_to_rle,
 )
-from mmscope.datasets.sample_scenes import Scene
+from mmscope.datasets.sample.scenes import Scene
 
 SPLITS = {'training': 'train', 'validation': 'val'}
 METAINFO = dict(classes=SAMPLE_CLASSES, palette=SAMPLE_PALETTE)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmscope.models.encoder_graphs import EncoderGraphs, cuda_graphs
-from mmscope.models.vim_encoder import Encoded
+from mmscope.models.vim import Encoded
 
 NEEDS_GPU = pytest.mark.skipif(
     not torch.cuda.is_available(), reason='CUDA graphs need a GPU'

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmscope.functional import multi_label_confidence
 from mmscope.models import (
     LearnedRouter,
     OracleExit,
@@ -11,8 +12,7 @@ from mmscope.models import (
     RandomExit,
 )
 from mmscope.models.exit_policies import Evidence, build_policy
-from mmscope.models.scope_result import CoarseStage
-from mmscope.scope import multi_label_confidence
+from mmscope.models.stages import CoarseStage
 
 
 def evidence(

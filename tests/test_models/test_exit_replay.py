@@ -10,8 +10,8 @@ from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 from torch.utils.data import DataLoader
 
-from mmscope.analysis import AnswerCache, collect_answers, sweep_eta
 from mmscope.evaluation.task_metric import TaskMetric
+from mmscope.exits import AnswerCache, collect_answers, sweep_eta
 from mmscope.models.exit_policies import build_policy
 
 

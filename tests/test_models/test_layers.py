@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mmscope.models.layers import RMSNorm, ScoreMetric, VimBlock
-from mmscope.ops import cpu_scan, use_backend
+from mmscope.ops import use_backend
+from mmscope.ops.scan import cpu as cpu_scan
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmscope.functional import multi_label_confidence
 from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
-from mmscope.models.scope_result import CoarseStage
-from mmscope.models.vim_encoder import Encoded
+from mmscope.models.stages import CoarseStage
+from mmscope.models.vim import Encoded
 from mmscope.registry import MODELS
-from mmscope.scope import multi_label_confidence
 
 
 def count_passes(net: MambaScopeBackbone) -> list[int]:

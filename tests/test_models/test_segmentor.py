@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmscope.models import MambaScopeSegmentor
-from mmscope.models.exit_supervision import content_mask, frozen_batch_norm
+from mmscope.models.early_exit import content_mask, frozen_batch_norm
 
 
 def samples(sizes: list[tuple[int, int]], classes: int = 5) -> list:

@@ -76,6 +76,6 @@ def test_kernels_are_imported_when_they_are_used():
     program = """
 import sys
 import mmscope.ops
-assert not [n for n in sys.modules if n.startswith('mmscope.ops.triton_scan')]
+assert not [n for n in sys.modules if n.startswith('mmscope.ops.scan.triton')]
 """
     subprocess.run([sys.executable, '-c', program], check=True)

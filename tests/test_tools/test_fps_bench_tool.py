@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmscope.analysis.build import build_model
+from mmscope.benchmark.build import build_model
 from mmscope.datasets import write_sample_data
 
 # sizes that the config's Resize leaves alone, and all test images

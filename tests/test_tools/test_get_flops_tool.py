@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmscope.analysis.build import build_model
+from mmscope.benchmark.build import build_model
 
 
 def test_counts_are_printed_and_written(

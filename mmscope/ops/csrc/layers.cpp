@@ -176,14 +176,14 @@ std::tuple<Tensor, Tensor> norm_backward_cpu(const Tensor& grad,
 }  // namespace mmscope
 
 TORCH_LIBRARY_FRAGMENT(mmscope, m) {
-  m.set_python_module("mmscope.ops.causal_conv");
+  m.set_python_module("mmscope.ops.conv.entry");
   m.def("conv_forward(Tensor x, Tensor weight, Tensor bias) -> Tensor");
   m.def("conv_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias) "
         "-> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_FRAGMENT(mmscope, m) {
-  m.set_python_module("mmscope.ops.rms_norm");
+  m.set_python_module("mmscope.ops.norm.entry");
   // (out, one over the root mean square)
   m.def("rms_norm_forward(Tensor x, Tensor weight, float eps) "
         "-> (Tensor, Tensor)");

@@ -205,7 +205,7 @@ std::vector<Tensor> scan_backward(
   "bool merge, "
 
 TORCH_LIBRARY(mmscope, m) {
-  m.set_python_module("mmscope.ops.cpu_scan");
+  m.set_python_module("mmscope.ops.scan.cpu");
   // (out, importance, starts): importance is empty unless asked for, starts,
   // the state before each chunk, unless save
   m.def("scan_forward(" MMSCOPE_INPUTS

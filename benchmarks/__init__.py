@@ -1,0 +1,1 @@
+"""Scan and backbone against other people's code; not part of the wheel."""

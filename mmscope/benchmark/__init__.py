@@ -1,0 +1,1 @@
+"""Images a second: what is measured, and how."""

@@ -1,0 +1,182 @@
+"""What fps_bench measures, and what it finds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import product
+
+import torch
+
+from mmscope.utils.flops import Size
+
+from .inputs import check_size
+from .models import SCOPES, BenchModel
+from .timing import Timing
+
+DTYPES = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
+
+
+@dataclass(frozen=True)
+class FpsCase:
+    """What is measured.
+
+    Attributes:
+        model: Its name.
+        scope: One of ``SCOPES``.
+        size: (H, W) before padding.
+        batch_size: Images of a batch.
+        dtype: 'fp32', or 'bf16' and 'fp16' by autocast.
+        backend: Scan backend.
+        device: Where it runs.
+        eta: Threshold; None where exits are forced or there are none.
+        forced: Share of each batch that is made to exit.
+        exit_resolution: Where exited images pass neck and head; None for
+            models without exits.
+        queue: Images that hard ones of several batches are collected to,
+            or 0.
+    """
+
+    model: str
+    scope: str
+    size: Size
+    batch_size: int
+    dtype: str
+    backend: str
+    device: str
+    eta: float | None = None
+    forced: float | None = None
+    exit_resolution: str | None = None
+    queue: int = 0
+
+
+@dataclass(frozen=True)
+class FpsRecord:
+    """What was measured; None where it was not.
+
+    Attributes:
+        case: What was measured.
+        params: Parameters of what ran.
+        exit_rate: Share of the timed images that exited.
+        time: Milliseconds of one image.
+        fps: Images a second, of the median.
+        log10_fps: Its logarithm.
+        vs_vim: FPS over that of the plain Vim in the same run and scope.
+        memory: Peak memory above weights and images, MiB.
+        gflops: G multiply-adds of an image at that exit rate.
+        bound: What ``vs_vim`` could be at best, see :func:`speed_bound`.
+        share_of_bound: ``vs_vim`` over it.
+        reason: Why it could not run.
+    """
+
+    case: FpsCase
+    params: int
+    exit_rate: float | None = None
+    time: Timing | None = None
+    fps: float | None = None
+    log10_fps: float | None = None
+    vs_vim: float | None = None
+    memory: float | None = None
+    gflops: float | None = None
+    bound: float | None = None
+    share_of_bound: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class FpsPlan:
+    """Everything that one call of the bench measures.
+
+    Attributes:
+        etas: Thresholds for natural exits.
+        forced: Shares of each batch that are made to exit.
+        sizes: Resolutions (H, W).
+        batch_sizes: Images of a batch.
+        scopes: Of ``SCOPES``.
+        exit_resolutions: 'fine', 'coarse' or both.
+        dtype: Of ``DTYPES``.
+        backend: Scan backend.
+        device: Where to run.
+        batches: Batches of different images that are timed together.
+        repeats: Turns of each.
+        queue: See :class:`FpsCase`; 0 measures no queue.
+    """
+
+    etas: tuple[float, ...] = (0.7,)
+    forced: tuple[float, ...] = ()
+    sizes: tuple[Size, ...] = ((512, 512),)
+    batch_sizes: tuple[int, ...] = (4,)
+    scopes: tuple[str, ...] = SCOPES
+    exit_resolutions: tuple[str, ...] = ('fine', 'coarse')
+    dtype: str = 'fp32'
+    backend: str = 'auto'
+    device: str = 'cpu'
+    batches: int = 1
+    repeats: int = 3
+    queue: int = 0
+
+    def check(self) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            ValueError: naming the value, what is allowed, and the fix.
+        """
+        for name, values in (
+            ('--eta', self.etas),
+            ('--force-exit', self.forced),
+        ):
+            for value in values:
+                if not 0 <= value <= 1:
+                    raise ValueError(
+                        f'{name} must be in [0, 1], got {value:g}'
+                    )
+        for size in self.sizes:
+            check_size(size)
+        for name, number in (
+            ('--batch-size', min(self.batch_sizes)),
+            ('--num-batches', self.batches),
+            ('--repeats', self.repeats),
+        ):
+            if number < 1:
+                raise ValueError(f'{name} must be at least 1, got {number}')
+        for share, batch in product(self.forced, self.batch_sizes):
+            if not math.isclose(share * batch, round(share * batch)):
+                raise ValueError(
+                    f'--force-exit {share:g} of a batch of {batch} is no '
+                    'whole number of images; change it or --batch-size'
+                )
+        if self.dtype == 'fp16' and self.device == 'cpu':
+            raise ValueError(
+                '--dtype fp16 needs a GPU; on the CPU use fp32 or bf16'
+            )
+
+    def cases(
+        self, bench: BenchModel, size: Size, batch: int
+    ) -> list[FpsCase]:
+        """What is measured of one model, at one size and batch size."""
+        settings = (size, batch, self.dtype, self.backend, self.device)
+        cases = []
+        for scope in self.scopes:
+            plain = FpsCase(bench.name, scope, *settings)
+            if not bench.early_exit:
+                cases.append(plain)
+                continue
+            exits = [dict(eta=eta) for eta in self.etas]
+            exits += [dict(forced=share) for share in self.forced]
+            queues = (0, self.queue) if self.queue else (0,)
+            for how, resolution, queue in product(
+                exits, self.exit_resolutions, queues
+            ):
+                case = replace(
+                    plain, **how, exit_resolution=resolution, queue=queue
+                )
+                if self._adds_something(case):
+                    cases.append(case)
+        return cases
+
+    def _adds_something(self, case: FpsCase) -> bool:
+        """Whether no other case of the plan is the same work."""
+        if len(self.exit_resolutions) < 2 or case.exit_resolution == 'fine':
+            return True
+        never = case.eta == 1 or case.forced == 0
+        return case.scope != 'backbone' and not never

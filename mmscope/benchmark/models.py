@@ -1,0 +1,290 @@
+"""The models that fps_bench compares, and what it runs of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel, revert_sync_batchnorm
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+import mmscope
+from mmscope.engine.launch import load_config, load_weights
+from mmscope.models import (
+    FineQueue,
+    MambaScopeBackbone,
+    VisionMambaBackbone,
+)
+
+from .build import build_model
+
+CONFIGS = Path(mmscope.__file__).parents[1] / 'configs'
+SCOPES = ('backbone', 'fpn', 'head')
+FPNS = ('config', 'full')
+BASE = dict(
+    backbone=dict(arch='base'),
+    neck=dict(embed_dim=768),
+    decode_head=dict(in_channels=[768] * 4, channels=768),
+    auxiliary_head=dict(in_channels=768),
+)
+# the config of each name, and what differs from it
+NAMED: dict[str, tuple[str, dict]] = {
+    'mambascope_t': ('mambascope_t', {}),
+    'mambascope_s': ('mambascope_s', {}),
+    'mambascope_b': ('mambascope_s', BASE),
+    'vim_t': ('vim_t', {}),
+    'vim_s': ('vim_s', {}),
+    'vim_b': ('vim_s', BASE),
+    'deit_t': ('deit_t', {}),
+    'deit_s': ('deit_s', {}),
+    'resnet50': ('resnet50', {}),
+}
+Maps = tuple[Tensor, ...]
+
+
+@dataclass
+class BenchModel:
+    """A model to measure.
+
+    Attributes:
+        name: What it is called.
+        model: With backbone, maybe neck and decode head, in evaluation mode.
+        pyramid: What makes a pyramid of the backbone's maps.
+        channels: Of the last of these maps.
+    """
+
+    name: str
+    model: BaseModel
+    pyramid: nn.Module
+    channels: int
+
+    @property
+    def net(self) -> nn.Module:
+        return self.model.backbone
+
+    @property
+    def early_exit(self) -> bool:
+        """Whether it can decide about exits."""
+        return (
+            isinstance(self.net, MambaScopeBackbone)
+            and self.net.exit_head is not None
+        )
+
+    @property
+    def divisor(self) -> int:
+        """Multiple that image sides are padded to."""
+        return getattr(self.net, 'size_divisor', 1)
+
+    @property
+    def head(self) -> nn.Module | None:
+        return getattr(self.model, 'decode_head', None)
+
+    def parameters(self, scope: str) -> int:
+        """Number of parameters of what a scope runs."""
+        parts = dict(
+            backbone=(self.net,),
+            fpn=(self.net, self.pyramid),
+            head=(self.model,),
+        )[scope]
+        return sum(p.numel() for part in parts for p in part.parameters())
+
+    @property
+    def is_vim(self) -> bool:
+        """Whether it is the baseline that others are compared with."""
+        return isinstance(self.net, VisionMambaBackbone)
+
+
+def named_config(name: str) -> Config:
+    """The UperNet config of a model by its name.
+
+    Raises:
+        ValueError: there is no such name.
+        FileNotFoundError: mmscope is installed without its configs.
+    """
+    if name not in NAMED:
+        raise ValueError(
+            f'--models takes {sorted(NAMED)}, got {name!r}; for other models '
+            'use --configs'
+        )
+    base, changes = NAMED[name]
+    path = CONFIGS / 'upernet' / f'{base}_ade20k.py'
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'--models {name} reads {path}, which is not there: run from a '
+            'clone of the repository, or use --configs'
+        )
+    cfg = load_config(str(path))
+    cfg.merge_from_dict(dict(model=changes))
+    return cfg
+
+
+def prepare_model(
+    name: str,
+    cfg: Config,
+    fpn: str = 'config',
+    checkpoint: str | None = None,
+    device: str = 'cpu',
+) -> BenchModel:
+    """Build the model of a config.
+
+    Args:
+        name: What it is called.
+        cfg: Its config.
+        fpn: 'config' takes the config's neck (Feature2Pyramid for plain
+            backbones), 'full' adds mmdet's FPN of 256 channels behind it.
+        checkpoint: Weights; random without.
+        device: Where it runs.
+
+    Raises:
+        ValueError: no pyramid can be made of its maps.
+        CheckpointError: the checkpoint is truncated, none, or of another
+            model.
+    """
+    model = build_model(cfg)
+    if checkpoint is not None:
+        load_weights(model, checkpoint, cfg.filename)
+    maps = _maps_of(model.backbone, cfg)
+    channels = maps[-1].shape[1]
+    pyramid = _make_pyramid(getattr(model, 'neck', None), maps, cfg)
+    if fpn == 'full':
+        with torch.no_grad():
+            maps = pyramid(maps)
+        behind = MODELS.build(
+            dict(
+                type='mmdet.FPN',
+                in_channels=[m.shape[1] for m in maps],
+                out_channels=256,
+                num_outs=5,
+            )
+        )
+        pyramid = nn.Sequential(pyramid, behind)
+    pyramid.eval()
+    for part in (model, pyramid):  # the same for all, see MambaScopeSegmentor
+        part.to(device, memory_format=torch.channels_last)
+    return BenchModel(name, model, pyramid, channels)
+
+
+def _maps_of(net: nn.Module, cfg: Config) -> Maps:
+    """What the backbone makes of a small image, if a pyramid can be made."""
+    side = 2 * max(getattr(net, 'size_divisor', 32), 32)
+    with torch.no_grad():
+        maps = net(torch.zeros(1, 3, side, side))
+    maps = maps if isinstance(maps, tuple | list) else (maps,)
+    if all(torch.is_tensor(m) and m.ndim == 4 for m in maps):
+        return tuple(maps)
+    shapes = [tuple(getattr(m, 'shape', ())) for m in maps]
+    raise ValueError(
+        f'no pyramid can be made of what the backbone of {cfg.filename} '
+        f'returns, {shapes}: it must be maps (B, C, h, w); set '
+        "out_type='featmap'"
+    )
+
+
+def _make_pyramid(
+    neck: nn.Module | None, maps: Maps, cfg: Config
+) -> nn.Module:
+    if neck is not None:
+        return neck
+    sides = [m.shape[-1] for m in maps]
+    if len(maps) > 1 and sides == sorted(set(sides), reverse=True):
+        return nn.Identity()
+    if len(maps) == 4 and len({m.shape for m in maps}) == 1:
+        settings = dict(
+            type='mmseg.Feature2Pyramid',
+            embed_dim=maps[0].shape[1],
+            rescales=[4, 2, 1, 0.5],
+        )
+        return revert_sync_batchnorm(MODELS.build(settings))
+    shapes = [tuple(m.shape) for m in maps]
+    raise ValueError(
+        f'no pyramid can be made of the maps of {cfg.filename}, {shapes}: '
+        'give it a neck, or a backbone with four out_indices'
+    )
+
+
+@contextmanager
+def forced_exits(net: nn.Module, share: float | None) -> Iterator[None]:
+    """Let exactly this share of every batch exit, the first of its images.
+
+    The confidence is computed, and then overruled; None overrules nothing.
+    """
+    if share is None:
+        yield
+        return
+    head = net.exit_head
+    confidence = head.confidence
+
+    def overruled(logits: Tensor) -> Tensor:
+        own = confidence(logits)
+        rows = torch.arange(len(own), device=own.device)
+        return (rows < round(share * len(own))).to(own.dtype)
+
+    head.confidence = overruled
+    try:
+        yield
+    finally:
+        del head.confidence
+
+
+def run_batch(
+    bench: BenchModel,
+    scope: str,
+    images: Tensor,
+    valid: Tensor | None,
+    eta: float | None,
+) -> list:
+    """Run one batch, as far as a scope reaches.
+
+    Args:
+        bench: The model.
+        scope: 'backbone', 'fpn', or 'head', which ends at the decode logits.
+        images: Padded, (B, 3, H, W).
+        valid: Which coarse cells show some of an image.
+        eta: Threshold.
+    """
+    if not isinstance(bench.net, MambaScopeBackbone):
+        return [run_tail(bench, scope, bench.net(images))]
+    stages = bench.net.stages(images, valid, eta)
+    if bench.net.exit_resolution == 'fine':
+        return [run_tail(bench, scope, stages.result().features)]
+    return [run_tail(bench, scope, maps) for _, maps in stages.groups()]
+
+
+def run_tail(bench: BenchModel, scope: str, maps: Maps) -> Maps | Tensor:
+    """Run what comes behind the backbone."""
+    if scope == 'backbone':
+        return maps
+    if scope == 'fpn':
+        return bench.pyramid(maps)
+    neck = getattr(bench.model, 'neck', None)
+    return bench.head(maps if neck is None else neck(maps))
+
+
+def run_queue(
+    bench: BenchModel,
+    scope: str,
+    batches: list[tuple[Tensor, Tensor | None]],
+    eta: float | None,
+    bucket: int,
+) -> list:
+    """Run batches whose hard images wait for each other.
+
+    Exited images are decoded at the backbone's exit resolution.
+    """
+    queue, outputs = FineQueue(bench.net, bucket), []
+    for number, (images, valid) in enumerate(batches):
+        look = bench.net.look(images, valid, eta)
+        easy = look.easy_maps(bench.net.exit_resolution)
+        if easy is not None:
+            outputs.append(run_tail(bench, scope, easy))
+        names = number * len(images) + torch.arange(len(images))
+        for _, fine in queue.push(look, names.to(images.device)):
+            outputs.append(run_tail(bench, scope, fine.maps))
+    for _, fine in queue.flush():
+        outputs.append(run_tail(bench, scope, fine.maps))
+    return outputs

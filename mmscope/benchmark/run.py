@@ -1,0 +1,233 @@
+"""Images a second: backbone, with FPN, with head, by exits and resolution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import torch
+
+from mmscope.ops import use_backend
+from mmscope.utils.flops import Size, model_flops
+
+from .bound import compare
+from .cases import DTYPES, FpsCase, FpsPlan, FpsRecord
+from .inputs import make_batches
+from .models import (
+    SCOPES,
+    BenchModel,
+    forced_exits,
+    run_batch,
+    run_queue,
+)
+from .timing import (
+    MIB,
+    Timing,
+    growth_here,
+    stopwatch,
+    time_in_turns,
+)
+
+FORCED_ETA = 0.5  # any threshold between the forced confidences 0 and 1
+
+
+@contextmanager
+def settings_of(case: FpsCase, bench: BenchModel) -> Iterator[None]:
+    """Set precision, scan backend and exits inside the block."""
+    net = bench.net
+    with torch.no_grad(), use_backend(case.backend), _autocast(case):
+        if case.exit_resolution is None:
+            yield
+            return
+        before = net.exit_resolution
+        net.exit_resolution = case.exit_resolution
+        try:
+            with forced_exits(net, case.forced):
+                yield
+        finally:
+            net.exit_resolution = before
+
+
+def _autocast(case: FpsCase) -> AbstractContextManager:
+    dtype = DTYPES[case.dtype]
+    kind = torch.device(case.device).type
+    return nullcontext() if dtype is None else torch.autocast(kind, dtype)
+
+
+def eta_of(case: FpsCase) -> float | None:
+    """The threshold that the backbone gets."""
+    return case.eta if case.forced is None else FORCED_ETA
+
+
+def make_job(
+    case: FpsCase, bench: BenchModel, batches: list
+) -> Callable[[], None]:
+    """Return a call that runs all batches once."""
+
+    def job() -> None:
+        with settings_of(case, bench):
+            if case.queue:
+                run_queue(bench, case.scope, batches, eta_of(case), case.queue)
+                return
+            for images, valid in batches:
+                run_batch(bench, case.scope, images, valid, eta_of(case))
+
+    return job
+
+
+def count_exits(
+    case: FpsCase, bench: BenchModel, batches: list
+) -> float | None:
+    """Share of the images that exit, None for a model without exits."""
+    if not bench.early_exit:
+        return None
+    with settings_of(case, bench):
+        exited = [
+            bench.net.look(images, valid, eta_of(case)).decision.exited
+            for images, valid in batches
+        ]
+    return torch.cat(exited).float().mean().item()
+
+
+def bench_fps(
+    models: Sequence[BenchModel],
+    images: Sequence[np.ndarray],
+    plan: FpsPlan,
+    memory: bool = True,
+    step: Callable[[], None] = lambda: None,
+) -> list[FpsRecord]:
+    """Time all models, those of one size and batch size in turns.
+
+    Args:
+        models: What to measure.
+        images: RGB images (H, W, 3).
+        plan: How.
+        memory: Whether to measure memory, with one more call of each.
+        step: Called after each turn, and after each measurement of memory.
+
+    Raises:
+        ValueError: the plan cannot be measured.
+    """
+    plan.check()
+    records = []
+    for size, batch in product(plan.sizes, plan.batch_sizes):
+        group = _bench_group(models, images, plan, size, batch, memory, step)
+        records += compare(group, {bench.name: bench for bench in models})
+    return records
+
+
+def count_steps(
+    models: Sequence[BenchModel], plan: FpsPlan, memory: bool = True
+) -> int:
+    """How often :func:`bench_fps` calls ``step``, if all can run."""
+    each = plan.repeats + memory
+    return each * sum(
+        len(plan.cases(bench, size, batch))
+        for size, batch in product(plan.sizes, plan.batch_sizes)
+        for bench in models
+    )
+
+
+def _bench_group(
+    models: Sequence[BenchModel],
+    images: Sequence[np.ndarray],
+    plan: FpsPlan,
+    size: Size,
+    batch: int,
+    memory: bool,
+    step: Callable[[], None],
+) -> list[FpsRecord]:
+    jobs, records = {}, {}
+    only = plan.exit_resolutions[0] if len(plan.exit_resolutions) < 2 else None
+    for bench in models:
+        batches = make_batches(
+            images, bench, size, batch, plan.batches, plan.device
+        )
+        for case in plan.cases(bench, size, batch):
+            record = FpsRecord(case, bench.parameters(case.scope))
+            if case.scope == 'head' and bench.head is None:
+                reason = f'{bench.name} has no decode_head'
+                records[case] = replace(record, reason=reason)
+                continue
+            rate = count_exits(case, bench, batches)
+            if not rate and case.exit_resolution == 'coarse' != only:
+                for _ in range(plan.repeats + memory):
+                    step()  # nothing exits: the same work as at 'fine'
+                continue
+            jobs[case] = make_job(case, bench, batches)
+            gflops = count_gflops(case, bench, rate)
+            records[case] = replace(record, exit_rate=rate, gflops=gflops)
+    timings = time_in_turns(jobs, plan.repeats, stopwatch(plan.device), step)
+    for case, timing in timings.items():
+        if isinstance(timing, str):
+            records[case] = replace(records[case], reason=timing)
+            continue
+        peak = None
+        if memory:
+            peak = peak_memory(jobs[case], plan.device)
+            step()
+        time = per_image(timing, batch * plan.batches)
+        fps = 1e3 / time.median
+        records[case] = replace(
+            records[case],
+            time=time,
+            fps=fps,
+            log10_fps=math.log10(fps),
+            memory=peak,
+        )
+    return sorted(records.values(), key=lambda r: SCOPES.index(r.case.scope))
+
+
+def per_image(timing: Timing, images: int) -> Timing:
+    """The same measurement, of one image."""
+    return Timing(
+        timing.median / images,
+        timing.minimum / images,
+        timing.spread / images,
+        timing.calls,
+    )
+
+
+def peak_memory(job: Callable[[], object], device: str) -> float | None:
+    """Peak memory of a call above weights and images, MiB."""
+    if device == 'cpu':
+        return growth_here(job)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    job()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / MIB
+
+
+def count_gflops(
+    case: FpsCase, bench: BenchModel, exit_rate: float | None
+) -> float:
+    """G multiply-adds of an image, as far as the scope reaches."""
+    net = bench.net
+    before = getattr(net, 'exit_resolution', None)
+    if case.exit_resolution is not None:
+        net.exit_resolution = case.exit_resolution
+    try:
+        parts = dict(
+            backbone=net,
+            fpn=_Parts(net, bench.pyramid, None),
+            head=bench.model,
+        )
+        flops = model_flops(parts[case.scope], case.size)
+    finally:
+        if before is not None:
+            net.exit_resolution = before
+    return flops.expected(exit_rate or 0.0).total() / 1e9
+
+
+class _Parts:
+    """What :func:`model_flops` looks for in a model."""
+
+    def __init__(self, backbone, neck, decode_head) -> None:
+        self.backbone, self.neck = backbone, neck
+        self.decode_head = decode_head

@@ -1,0 +1,1 @@
+"""Sample data: drawn shapes on photographs, in ADE20K's and COCO's layout."""

@@ -1,0 +1,147 @@
+"""A whole sweep over eta: thresholds, policies, files and tables."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import mmengine
+import numpy as np
+from rich.progress import track
+from rich.table import Table
+
+from mmscope.evaluation.task_metric import TaskMetric
+
+from .answers import OWN_POLICY, ExitAnswers
+from .replay import (
+    TOLERANCE,
+    Record,
+    confidence_curve,
+    exit_auroc,
+    oracle_curve,
+    random_curve,
+    share_of_oracle,
+    stage_counts,
+    sweep_eta,
+)
+
+RATES = tuple(np.linspace(0, 1, 21))
+SWEEP_COLUMNS = dict(
+    eta='eta',
+    exit_rate='exit rate',
+    score='score',
+    gflops='GFLOPs',
+    gflops_p95='GFLOPs p95',
+    fps='FPS predicted',
+    fps_measured='FPS measured',
+)
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What the thresholds and the exit policies of a model give.
+
+    Attributes:
+        sweep: By eta, of :func:`sweep_eta`.
+        curves: Over the exit rate: 'oracle', 'random', and each policy
+            beside the model's own.
+        stages: By eta, of :func:`stage_counts`.
+        quality: 'auroc' and 'share_of_oracle' of each policy, the model's
+            own by the name 'model'.
+    """
+
+    sweep: list[Record]
+    curves: dict[str, list[Record]]
+    stages: list[Record]
+    quality: dict[str, Record]
+
+    def write(self, folder: Path) -> None:
+        """Write sweep.json and sweep.csv."""
+        mmengine.dump(asdict(self), folder / 'sweep.json', indent=2)
+        write_csv(self.sweep, folder / 'sweep.csv')
+
+
+def report_sweep(
+    by_policy: Mapping[str, ExitAnswers],
+    metric: TaskMetric,
+    etas: Sequence[float],
+    tolerance: float = TOLERANCE,
+    num_draws: int = 20,
+) -> SweepReport:
+    """Replay thresholds and compare policies.
+
+    Args:
+        by_policy: Of :func:`collect_answers`.
+        metric: Judge of the answers.
+        etas: Thresholds.
+        tolerance: Points that a coarse answer "as good" may lack.
+        num_draws: Random exits to average over.
+    """
+    answers = by_policy[OWN_POLICY]
+    curves: dict[str, list[Record]] = {
+        name: [] for name in ('oracle', 'random', *by_policy)
+    }
+    for rate in track(RATES, 'Curves'):
+        at = metric, [rate]
+        curves['oracle'] += oracle_curve(answers, *at)
+        curves['random'] += random_curve(answers, *at, num_draws)
+        for name, judged in by_policy.items():
+            curves[name] += confidence_curve(judged, *at)
+    quality = {
+        name: dict(
+            auroc=exit_auroc(judged, tolerance),
+            share_of_oracle=share_of_oracle(
+                curves[name], curves['random'], curves['oracle']
+            ),
+        )
+        for name, judged in by_policy.items()
+    }
+    # the sweep itself is the curve of the model's own
+    del curves[OWN_POLICY]
+    sweep = [
+        record
+        for eta in track(sorted(etas), 'Thresholds')
+        for record in sweep_eta(answers, metric, [eta])
+    ]
+    return SweepReport(
+        sweep,
+        curves,
+        stage_counts(answers, sorted(etas), tolerance),
+        quality,
+    )
+
+
+def sweep_table(
+    sweep: Sequence[Mapping[str, float]], score: str = ''
+) -> Table:
+    """Table of :func:`mmscope.exits.sweep_eta`.
+
+    Args:
+        sweep: Its records.
+        score: Name of the metric's main score.
+    """
+    columns = {
+        key: title
+        for key, title in SWEEP_COLUMNS.items()
+        if any(math.isfinite(r.get(key, math.nan)) for r in sweep)
+    }
+    titles = dict(columns, score=score or 'score')
+    table = Table(*(titles[key] for key in columns))
+    for record in sweep:
+        table.add_row(
+            *(f'{record[key]:.4g}' if key in record else '' for key in columns)
+        )
+    return table
+
+
+def write_csv(
+    records: Sequence[Mapping[str, float]], path: str | Path
+) -> None:
+    """Write records, one line each; columns are all their keys."""
+    columns = list(dict.fromkeys(key for r in records for key in r))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'w', newline='') as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(records)

@@ -1,0 +1,185 @@
+"""The table of backends, and which of them runs: precedence and reasons."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import triton_check
+from .scan import cpu as cpu_scan
+from .scan import mamba_ssm as mamba_ssm_scan
+from .scan.inputs import ScanCore
+
+ENV_BACKEND = 'MMSCOPE_SCAN_BACKEND'
+
+
+class _Forced(threading.local):
+    """What ``use_backend`` set in this thread; torch.compile can read it."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+
+_FORCED = _Forced()
+
+
+@dataclass(frozen=True)
+class ScanBackend:
+    """One row of the backend table.
+
+    Args:
+        name: What users choose it by.
+        why_not: Why it cannot run on a tensor like ``u``, None if it can.
+        load: Imports the backend and returns its core.
+    """
+
+    name: str
+    why_not: Callable[[Tensor], str | None]
+    load: Callable[[], ScanCore]
+
+
+def _runs_anywhere(u: Tensor) -> str | None:
+    return None
+
+
+def _load_triton() -> ScanCore:
+    from .scan.triton.operator import triton_scan
+
+    return triton_scan
+
+
+def _load_mamba_ssm() -> ScanCore:
+    return mamba_ssm_scan.mamba_ssm_scan
+
+
+def _load_cpu() -> ScanCore:
+    return cpu_scan.cpu_scan
+
+
+def _load_torch() -> ScanCore:
+    from .scan.torch import torch_scan
+
+    return torch_scan
+
+
+def _load_reference() -> ScanCore:
+    from .scan.reference import reference_scan
+
+    return reference_scan
+
+
+# 'auto' takes the first that can run: fastest first
+BACKENDS: tuple[ScanBackend, ...] = (
+    ScanBackend('cpu', cpu_scan.why_not, _load_cpu),
+    ScanBackend('triton', triton_check.why_not, _load_triton),
+    ScanBackend('mamba_ssm', mamba_ssm_scan.why_not, _load_mamba_ssm),
+    ScanBackend('torch', _runs_anywhere, _load_torch),
+    ScanBackend('reference', _runs_anywhere, _load_reference),
+)
+
+
+def scan_backends(u: Tensor | None = None) -> dict[str, str | None]:
+    """Every backend and why it cannot run on ``u`` (None: it can).
+
+    Args:
+        u: Tensor that would be scanned; default a float32 CPU tensor.
+    """
+    probe = torch.empty(0) if u is None else u
+    return {backend.name: backend.why_not(probe) for backend in BACKENDS}
+
+
+def check_backend(name: str, origin: str) -> None:
+    """Raise ValueError unless ``name``, given by ``origin``, is a choice."""
+    choices = sorted(['auto', *(backend.name for backend in BACKENDS)])
+    if name not in choices:
+        raise ValueError(
+            f'scan backend must be one of {choices}, got {name!r} ({origin})'
+        )
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Scan with backend ``name`` inside the ``with`` block.
+
+    The ``backend`` argument of a call still wins; the block itself wins over
+    the environment variable ``MMSCOPE_SCAN_BACKEND``.
+    """
+    check_backend(name, 'use_backend')
+    before, _FORCED.name = _FORCED.name, name
+    try:
+        yield
+    finally:
+        _FORCED.name = before
+
+
+def wanted_backend(backend: str | None) -> str:
+    """Argument > use_backend > environment > 'auto'.
+
+    A function compiled by torch keeps what the environment said when it was
+    traced.
+
+    Args:
+        backend: The argument of a call.
+    """
+    origin = 'argument backend'
+    if backend is None:
+        backend, origin = _FORCED.name, 'use_backend'
+    if backend is None:
+        backend = os.environ.get(ENV_BACKEND) or 'auto'
+        origin = f'environment variable {ENV_BACKEND}'
+    check_backend(backend, origin)
+    return backend
+
+
+def resolve(u: Tensor, backend: str | None) -> ScanCore:
+    """Pick the core of the wanted backend, or of the first that can run."""
+    name = wanted_backend(backend)
+    for candidate in BACKENDS:
+        if name not in ('auto', candidate.name):
+            continue
+        reason = candidate.why_not(u)
+        if reason is None:
+            return candidate.load()
+        if name != 'auto':
+            raise RuntimeError(
+                f'scan backend {name!r} cannot run here: {reason}'
+            )
+    raise RuntimeError(f'no scan backend can run here: {scan_backends(u)}')
+
+
+# scan backends that bring kernels for the other operators
+KERNELS = {'cpu': cpu_scan.why_not, 'triton': triton_check.why_not}
+
+
+def layer_kernels(x: Tensor, backend: str | None) -> str:
+    """Return 'cpu' for C++, 'triton', or 'torch' for plain torch.
+
+    It follows the scan: 'auto' takes the first that can run, 'cpu' and
+    'triton' are what they say, every other backend takes plain torch.
+
+    Args:
+        x: What the operator reads.
+        backend: Of the scan; None for what ``use_backend`` or the
+            environment say.
+
+    Raises:
+        RuntimeError: kernels were asked for by name and cannot run.
+    """
+    name = wanted_backend(backend)
+    for kernels, why_not in KERNELS.items():
+        if name not in ('auto', kernels):
+            continue
+        reason = why_not(x)
+        if reason is None:
+            return kernels
+        if name != 'auto':
+            raise RuntimeError(
+                f'scan backend {name!r} cannot run here: {reason}'
+            )
+    return 'torch'

@@ -1,0 +1,235 @@
+"""Causal depthwise convolution + SiLU for both directions, token-major.
+
+The forward direction looks at rows back, the backward direction at rows
+ahead, so one neighbourhood of rows serves both: x is read from memory once,
+nothing is transposed for ``conv1d`` and nothing is flipped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..scan.triton.launch import dense_rows, on_device
+
+BLOCK_T = 16  # tokens of a program; the backward pass leaves a partial each
+MAX_TAPS = 8
+
+
+@triton.jit
+def place(length, dim, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Image, tokens [T, 1] and channels [D] of this program."""
+    per_image = tl.cdiv(length, BLOCK_T)
+    b = (tl.program_id(0) // per_image).to(tl.int64)
+    t = tl.program_id(0) % per_image * BLOCK_T + tl.arange(0, BLOCK_T)
+    return b, t[:, None], tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+
+
+@triton.jit
+def tile(rows, stride, t, channels, length, dim):
+    """Rows t of (L, D), zero outside of it, [T, D] in float32."""
+    mask = (t >= 0) & (t < length) & (channels < dim)[None, :]
+    at = rows + t.to(tl.int64) * stride + channels[None, :]
+    return tl.load(at, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def window(x, x_strides, b, t, channels, length, dim, TAPS: tl.constexpr):
+    """The tiles from TAPS - 1 rows back to TAPS - 1 rows ahead."""
+    tiles = ()
+    for i in tl.static_range(2 * TAPS - 1):
+        rows = x + b * x_strides[0]
+        near = tile(
+            rows, x_strides[1], t + (i - TAPS + 1), channels, length, dim
+        )
+        tiles = tiles + (near,)
+    return tiles
+
+
+@triton.jit
+def taps_of(weight, bias, g, channels, dim, TAPS: tl.constexpr):
+    """Taps [1, D] of direction g from (2, D, TAPS), last the bias's."""
+    taps, inside = (), channels < dim
+    for k in tl.static_range(TAPS):
+        at = weight + (g * dim + channels) * TAPS + k
+        tap = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+        taps = taps + (tap[None, :],)
+    shift = tl.load(bias + g * dim + channels, mask=inside, other=0.0)
+    return taps + (shift.to(tl.float32)[None, :],)
+
+
+@triton.jit
+def convolve(
+    tiles, taps, centre: tl.constexpr, AHEAD: tl.constexpr, TAPS: tl.constexpr
+):
+    """Sum of the taps over tiles back from ``centre``, or ahead of it."""
+    out = tiles[centre] * taps[TAPS - 1] + taps[TAPS]
+    for k in tl.static_range(TAPS - 1):
+        if AHEAD:
+            out += tiles[centre + TAPS - 1 - k] * taps[k]
+        else:
+            out += tiles[centre - TAPS + 1 + k] * taps[k]
+    return out
+
+
+@triton.jit
+def conv_kernel(
+    x, x_strides, weight, bias, out, batch, length, dim,
+    TAPS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Both directions of one tile.
+
+    Args:
+        x: (B, L, D) with strides of (B, L).
+        out: (2, B, L, D), contiguous, filled.
+    """
+    b, t, channels = place(length, dim, BLOCK_T, BLOCK_D)
+    tiles = window(x, x_strides, b, t, channels, length, dim, TAPS)
+    mask = (t < length) & (channels < dim)[None, :]
+    for g in tl.static_range(2):
+        taps = taps_of(weight, bias, g, channels, dim, TAPS)
+        y = convolve(tiles, taps, TAPS - 1, g, TAPS)
+        y *= tl.sigmoid(y)
+        row = (g * batch + b) * length + t
+        to = out + row * dim + channels[None, :]
+        tl.store(to, y.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def conv_grad_kernel(
+    x, x_strides, weight, bias, grad, dx, dweight, dbias, batch, length, dim,
+    TAPS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Gradients of one tile.
+
+    A row of x went into TAPS rows of either direction. What they were before
+    SiLU is computed again from the same neighbourhood of x, TAPS times over:
+    arithmetic instead of a second pass through memory.
+
+    Args:
+        grad: Of out, (2, B, L, D), contiguous.
+        dx: (B, L, D), contiguous, filled.
+        dweight: (tiles of tokens, 2, D, TAPS), filled.
+        dbias: (tiles of tokens, 2, D), filled.
+    """
+    b, t, channels = place(length, dim, BLOCK_T, BLOCK_D)
+    tiles = window(x, x_strides, b, t, channels, length, dim, TAPS)
+    inside = channels < dim
+    total = tl.zeros((BLOCK_T, BLOCK_D), tl.float32)
+    for g in tl.static_range(2):
+        taps = taps_of(weight, bias, g, channels, dim, TAPS)
+        rows = grad + (g * batch + b) * length * dim
+        partial = tl.program_id(0).to(tl.int64) * 2 + g
+        for j in tl.static_range(TAPS):
+            # the row that saw this one through tap TAPS - 1 - j
+            near = t - j if g else t + j
+            y = convolve(
+                tiles, taps, TAPS - 1 - j if g else TAPS - 1 + j, g, TAPS
+            )
+            sigmoid = tl.sigmoid(y)
+            dy = tile(rows, dim, near, channels, length, dim)
+            dy *= sigmoid * (1 + y * (1 - sigmoid))
+            total += dy * taps[TAPS - 1 - j]
+            if j == 0:
+                to = partial * dim + channels
+                tl.store(dbias + to, tl.sum(dy, axis=0), mask=inside)
+                for k in tl.static_range(TAPS):
+                    seen = tiles[2 * TAPS - 2 - k if g else k]
+                    value = tl.sum(dy * seen, axis=0)
+                    tl.store(dweight + to * TAPS + k, value, mask=inside)
+    mask = (t < length) & inside[None, :]
+    to = dx + (b * length + t) * dim + channels[None, :]
+    tl.store(to, total.to(dx.dtype.element_ty), mask=mask)
+
+
+def _launch(
+    kernel: Any, x: Tensor, weight: Tensor, bias: Tensor, *rest: Tensor
+) -> None:
+    batch, length, dim = x.shape
+    x = dense_rows(x)
+    block = min(64, triton.next_power_of_2(dim))
+    grid = batch * triton.cdiv(length, BLOCK_T), triton.cdiv(dim, block)
+    with on_device(x):
+        kernel[grid](
+            x,
+            x.stride()[:2],
+            weight.contiguous(),
+            bias.contiguous(),
+            *rest,
+            batch,
+            length,
+            dim,
+            TAPS=weight.shape[-1],
+            BLOCK_T=BLOCK_T,
+            BLOCK_D=block,
+            num_warps=4,
+        )
+
+
+@torch.library.custom_op('mmscope::bidirectional_conv', mutates_args=())
+def conv_op(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See :func:`triton_conv`."""
+    out = x.new_empty(2, *x.shape)
+    if x.numel():
+        _launch(conv_kernel, x, weight, bias, out)
+    return out
+
+
+@conv_op.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty(2, *x.shape)
+
+
+@torch.library.custom_op(
+    'mmscope::bidirectional_conv_backward', mutates_args=()
+)
+def conv_backward_op(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias."""
+    if x.numel() == 0:
+        return x.new_empty(x.shape), *map(torch.zeros_like, (weight, bias))
+    batch, length, dim = x.shape
+    tiles = batch * triton.cdiv(length, BLOCK_T)
+    dx = x.new_empty(x.shape)
+    dweight = x.new_empty(tiles, *weight.shape, dtype=torch.float32)
+    dbias = x.new_empty(tiles, *bias.shape, dtype=torch.float32)
+    _launch(
+        conv_grad_kernel, x, weight, bias, grad.contiguous(), dx, dweight,
+        dbias,
+    )  # fmt: skip
+    return dx, dweight.sum(0).to(weight.dtype), dbias.sum(0).to(bias.dtype)
+
+
+@conv_backward_op.register_fake
+def _(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(t.new_empty(t.shape) for t in (x, weight, bias))
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return conv_backward_op(grad, *ctx.saved_tensors)
+
+
+conv_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def triton_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """See :func:`mmscope.ops.bidirectional_conv`; computed in float32.
+
+    Rows of ``x`` are read in place if its channels are dense.
+    """
+    if (taps := weight.shape[-1]) > MAX_TAPS:
+        raise ValueError(
+            f"at most {MAX_TAPS} taps fit, got {taps}; choose backend='torch'"
+        )
+    return conv_op(x, weight, bias)

@@ -1,0 +1,1 @@
+"""RMSNorm of the residual stream."""

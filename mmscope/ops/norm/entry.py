@@ -1,0 +1,95 @@
+"""RMSNorm: in C++ on CPU (``csrc/norm.h``), in Triton on GPUs, or torch's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..backends import layer_kernels
+from ..scan.cpu import NOT_BUILT
+from ..scan.reference import state_dtype
+
+
+def plain_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """See :func:`rms_norm`; in the dtype of ``x``."""
+    normed = F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
+    return normed.to(weight.dtype)
+
+
+def _fake_forward(
+    x: Tensor, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    return (
+        x.new_empty(x.shape, dtype=weight.dtype),
+        x.new_empty(x.shape[:-1], dtype=state_dtype(x)),
+    )
+
+
+def _fake_backward(
+    grad: Tensor, x: Tensor, scale: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+    x, weight, _ = inputs
+    _, scale = output
+    ctx.mark_non_differentiable(scale)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, scale, weight)
+
+
+def _backward(
+    ctx: Any, grad: Tensor | None, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return None, None, None
+    grads = torch.ops.mmscope.rms_norm_backward(grad, *ctx.saved_tensors)
+    dx, dweight = (
+        grad if need else None
+        for grad, need in zip(grads, ctx.needs_input_grad[:2], strict=True)
+    )
+    return dx, dweight, None
+
+
+if NOT_BUILT is None:
+    torch.library.register_fake('mmscope::rms_norm_forward', _fake_forward)
+    torch.library.register_fake('mmscope::rms_norm_backward', _fake_backward)
+    torch.library.register_autograd(
+        'mmscope::rms_norm_forward', _backward, setup_context=_setup_context
+    )
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float, backend: str | None = None
+) -> Tensor:
+    """Divide by the root mean square along the last axis, then scale.
+
+    Args:
+        x: Tokens, (..., C); float32 or float64 for full precision.
+        weight: (C,).
+        eps: Added to the mean square.
+        backend: Of the scan, see :func:`layer_kernels`.
+
+    Returns:
+        (..., C), dtype of ``weight``.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    if x.dim() == 0 or weight.shape != x.shape[-1:] or not len(weight):
+        raise ValueError(
+            'x must be (..., C) and weight (C,), got '
+            f'{tuple(x.shape)} and {tuple(weight.shape)}'
+        )
+    kernels = layer_kernels(x, backend)
+    if kernels == 'cpu':
+        return torch.ops.mmscope.rms_norm_forward.default(x, weight, eps)[0]
+    if kernels == 'triton':
+        from .triton import norm_op
+
+        return norm_op(x, None, weight, eps, weight.dtype)[0]
+    return plain_norm(x, weight, eps)

@@ -1,0 +1,1 @@
+"""Selective scan: entry, reference, and the backends."""

@@ -1,0 +1,219 @@
+"""Launches of the Triton scan: sizes, buffers, sums of partials."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+
+from ..inputs import Inputs, Options
+from .backward import grad_kernel
+from .config import Config
+from .kernels import ends_kernel, merge_kernel, scan_kernel
+
+
+def on_device(u: Tensor) -> AbstractContextManager:
+    """Triton launches on the current device: make it that of ``u``."""
+    return torch.cuda.device(u.device) if u.is_cuda else nullcontext()
+
+
+def dense_rows(x: Tensor) -> Tensor:
+    """Channels contiguous, so that lanes read neighbouring addresses."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def tokens(x: Tensor | None, groups: int) -> tuple | None:
+    """A tensor of tokens as the kernels take it.
+
+    Args:
+        x: (G, B, L, F), or (B, L, F) for the same to every direction.
+    """
+    if x is None:
+        return None
+    return x, *x.expand(groups, *x.shape[-3:]).stride()[:3]
+
+
+class Call(NamedTuple):
+    """What all launches of one pass share."""
+
+    inputs: Inputs  # rows dense, weights contiguous
+    sizes: tuple[int, ...]
+    grid: tuple[int, int]
+    settings: dict[str, Any]
+
+    @classmethod
+    def make(cls, inputs: Inputs, options: Options, config: Config) -> Call:
+        groups, batch, length, dim = inputs.u.shape
+        chunks = triton.cdiv(length, config.steps)
+        blocks = triton.cdiv(dim, config.block_d)
+        states = inputs.A.shape[-1]
+        settings = dict(
+            STATES=states,
+            SOFTPLUS=options.delta_softplus,
+            REVERSE=sum(1 << g for g, on in enumerate(options.reverse) if on),
+            BLOCK_D=config.block_d,
+            BLOCK_S=triton.next_power_of_2(states),
+            PER_LANE=max(1, config.block_d // (32 * config.num_warps)),
+            num_warps=config.num_warps,
+        )
+        sizes = (batch, length, dim, blocks, chunks, config.steps)
+        return cls(inputs, sizes, (blocks * chunks * batch, groups), settings)
+
+    def tokens(self, x: Tensor | None) -> tuple | None:
+        return tokens(x, len(self.inputs.u))
+
+    def state_per_chunk(self) -> tuple[Tensor, Tensor]:
+        """Room for (G, B, chunks, S, Dim) and (G, B, chunks, Dim)."""
+        groups, dim, states = self.inputs.A.shape
+        batch, chunks = self.sizes[0], self.sizes[4]
+        make = self.inputs.u.new_empty
+        return (
+            make(groups, batch, chunks, states, dim, dtype=torch.float32),
+            make(groups, batch, chunks, dim, dtype=torch.float32),
+        )
+
+    def ends(
+        self, grad: Tensor | None, scale: float, unroll: int
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Launch phase 1: of the forward pass, or of grad's way back."""
+        if self.sizes[4] == 1:
+            return None, None
+        inputs, (ends, sums) = self.inputs, self.state_per_chunk()
+        adjoint = grad is not None
+        ends_kernel[self.grid](
+            self.tokens(grad if adjoint else inputs.u),
+            self.tokens(inputs.C if adjoint else inputs.B),
+            self.tokens(inputs.delta),
+            self.tokens(inputs.z if adjoint else None),
+            inputs.A,
+            inputs.delta_bias,
+            ends,
+            sums,
+            self.sizes,
+            scale,
+            ADJOINT=adjoint,
+            UNROLL=unroll,
+            **self.settings,
+        )
+        return ends, sums
+
+
+def prepare(inputs: Inputs) -> Inputs:
+    """Make rows dense and weights contiguous; copies nothing of Vim's."""
+    u, delta, A, B, C, D, z, delta_bias = inputs
+    u, delta, B, C = map(dense_rows, (u, delta, B, C))
+    z = z if z is None else dense_rows(z)
+    A, D, delta_bias = (
+        x if x is None else x.contiguous() for x in (A, D, delta_bias)
+    )
+    return Inputs(u, delta, A, B, C, D, z, delta_bias)
+
+
+def run_forward(
+    inputs: Inputs, options: Options, every: int, save: bool, config: Config
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Launch the forward pass; returns out, importance and saved states."""
+    call = Call.make(inputs, options, config)
+    u, (groups, dim, states) = inputs.u, inputs.A.shape
+    batch, length, blocks = call.sizes[0], call.sizes[1], call.sizes[3]
+    peaks = starts = None
+    if options.importance:
+        shape = blocks, groups, batch, length
+        peaks = u.new_empty(shape, dtype=torch.float32)
+    if save:
+        shape = groups, batch, triton.cdiv(length, every), states, dim
+        starts = u.new_empty(shape, dtype=torch.float32)
+    merged = options.merge and groups > 1
+    # directions that are yet to be averaged are not rounded in between
+    y = torch.empty_like(
+        u,
+        dtype=torch.float32 if merged else u.dtype,
+        memory_format=torch.contiguous_format,
+    )
+    ends, sums = call.ends(None, 1.0, config.unroll)
+    scan_kernel[call.grid](
+        *(call.tokens(t) for t in (u, inputs.delta, inputs.B, inputs.C)),
+        call.tokens(None if merged else inputs.z),
+        call.tokens(y),
+        inputs.A,
+        inputs.D,
+        inputs.delta_bias,
+        peaks,
+        starts,
+        ends,
+        sums,
+        call.sizes,
+        EVERY=every,
+        UNROLL=config.unroll,
+        **call.settings,
+    )
+    out = y[0] if options.merge else y
+    if merged:
+        out = u.new_empty(u.shape[1:])
+        block = min(1024, triton.next_power_of_2(dim))
+        merge_kernel[batch * length, triton.cdiv(dim, block)](
+            call.tokens(y), call.tokens(inputs.z), out, (length, dim),
+            GROUPS=groups, BLOCK_D=block, num_warps=max(1, block // 256),
+        )  # fmt: skip
+    # softplus is monotone, so one softplus after the max is enough
+    score = None if peaks is None else F.softplus(peaks.amax((0, 1)))
+    return out, score, starts
+
+
+def run_backward(
+    inputs: Inputs,
+    options: Options,
+    every: int,
+    starts: Tensor,
+    grad: Tensor,
+    config: Config,
+) -> Inputs:
+    """Launch the backward pass; returns gradients of the inputs."""
+    call = Call.make(inputs, options, config)
+    u, (groups, dim, states) = inputs.u, inputs.A.shape
+    batch, length, _, blocks, chunks, _ = call.sizes
+    scale = 1 / groups if options.merge else 1.0
+    settings = call.settings
+
+    def make(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return u.new_empty(shape, dtype=dtype)
+
+    du = make(*u.shape, dtype=u.dtype)
+    ddelta = make(*u.shape, dtype=inputs.delta.dtype)
+    dz = None if inputs.z is None else make(*u.shape)
+    dBC = make(blocks, 2, groups, batch, length, states)
+    dA = make(groups, batch * chunks, states, dim)
+    dD, dbias = (make(groups, batch * chunks, dim) for _ in range(2))
+    scratch = make(
+        call.grid[0] * groups * every // config.unroll,
+        settings['BLOCK_S'] * settings['BLOCK_D'],
+    )
+    ends, sums = call.ends(grad, scale, config.unroll)
+    grad_kernel[call.grid](
+        *(call.tokens(t) for t in (u, inputs.delta, inputs.B, inputs.C)),
+        call.tokens(inputs.z),
+        call.tokens(grad),
+        inputs.A,
+        inputs.D,
+        inputs.delta_bias,
+        starts,
+        ends,
+        sums,
+        scratch,
+        *(du, ddelta, dz, dBC, dA, dD, dbias),
+        call.sizes,
+        scale,
+        EVERY=every,
+        SUB=config.unroll,
+        **settings,
+    )
+    dz = None if dz is None else dz.sum(0)
+    # apart, since outputs of an operator must not share memory
+    dB, dC = dBC[:, 0].sum(0), dBC[:, 1].sum(0)
+    return Inputs(
+        du, ddelta, dA.sum(1).mT, dB, dC, dD.sum(1), dz, dbias.sum(1)
+    )

@@ -1,0 +1,335 @@
+"""What fps_bench runs and what it makes of the times."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from benchmarks.scan_bench import save
+from mmscope.benchmark import run as fps_bench
+from mmscope.benchmark.bound import compare, speed_bound
+from mmscope.benchmark.cases import FpsCase, FpsPlan, FpsRecord
+from mmscope.benchmark.inputs import fit, make_batches, read_images
+from mmscope.benchmark.models import (
+    BenchModel,
+    named_config,
+    prepare_model,
+    run_batch,
+)
+from mmscope.benchmark.report import crossing, fps_table, remarks
+from mmscope.benchmark.run import (
+    bench_fps,
+    count_exits,
+    count_gflops,
+    count_steps,
+    make_job,
+)
+from mmscope.benchmark.timing import Timing
+from mmscope.ops import scan_backends
+from mmscope.utils.flops_trace import traced_flops
+from mmscope.visualization import plot_fps
+
+SIZE = (64, 96)
+PLAN = FpsPlan(
+    etas=(1.0,), forced=(0.5, 1.0), sizes=(SIZE,), batch_sizes=(2,), repeats=1
+)
+PICTURES = [np.full((64, 96, 3), 40 * i, np.uint8) for i in range(4)]
+
+
+def build(config: Path, name: str, **options: object) -> BenchModel:
+    return prepare_model(name, Config.fromfile(config), **options)
+
+
+@pytest.fixture(scope='module')
+def scoped(tiny_config) -> BenchModel:
+    return build(tiny_config(), 'mambascope')
+
+
+@pytest.fixture(scope='module')
+def vim(tiny_config) -> BenchModel:
+    return build(tiny_config('', 'vim_t_ade20k'), 'vim')
+
+
+def case_of(bench: BenchModel, **options: object) -> FpsCase:
+    case = FpsCase(bench.name, 'head', SIZE, 2, 'fp32', 'auto', 'cpu')
+    if bench.early_exit:
+        case = replace(case, exit_resolution='coarse')
+    return replace(case, **options)
+
+
+def record(
+    model: str, milliseconds: float | None, scope: str = 'head', **options
+) -> FpsRecord:
+    case_options = {
+        k: options.pop(k) for k in ('size', 'exit_resolution') if k in options
+    }
+    case = FpsCase(model, scope, SIZE, 2, 'fp32', 'auto', 'cpu')
+    case = replace(case, **case_options)
+    if milliseconds is None:
+        return FpsRecord(case, 1, reason='too big')
+    time = Timing(milliseconds, milliseconds, 0.0, 3)
+    return FpsRecord(case, 1, time=time, fps=1e3 / milliseconds, **options)
+
+
+@pytest.mark.skipif(
+    bool(scan_backends()['cpu']), reason='the C++ operators are not built'
+)
+@pytest.mark.parametrize('scope', ['backbone', 'fpn', 'head'])
+@pytest.mark.parametrize('resolution', ['coarse', 'fine'])
+@pytest.mark.parametrize(
+    'exits', [dict(eta=1.0), dict(forced=0.5), dict(forced=1.0)]
+)
+def test_a_job_does_the_work_that_is_reported(
+    scoped, scope, resolution, exits
+) -> None:
+    case = case_of(scoped, scope=scope, exit_resolution=resolution, **exits)
+    batches = make_batches(PICTURES, scoped, SIZE, 2, 1, 'cpu')
+    rate = count_exits(case, scoped, batches)
+    assert rate == exits.get('forced', 0.0)
+    ran = traced_flops(make_job(case, scoped, batches))
+    reported = count_gflops(case, scoped, rate)
+    assert ran.total() / 2e9 == pytest.approx(reported, rel=1e-9)
+
+
+def test_queue_and_batches_make_the_same_decisions(scoped) -> None:
+    batches = make_batches(PICTURES, scoped, SIZE, 2, 2, 'cpu')
+    plain = case_of(scoped, forced=0.5)
+    counts = [
+        traced_flops(make_job(case, scoped, batches)).total()
+        for case in (plain, replace(plain, queue=2))
+    ]
+    assert counts[0] == counts[1]
+
+
+def test_exits_are_those_of_the_backbone(scoped) -> None:
+    """Natural exits are counted, and forcing leaves nothing behind."""
+    batches = make_batches(PICTURES, scoped, SIZE, 4, 1, 'cpu')
+    images, valid = batches[0]
+    with torch.no_grad():
+        confidence = scoped.net.scope(images, valid).confidence
+    eta = confidence.sort().values[1:3].mean().item()
+    make_job(case_of(scoped, forced=1.0), scoped, batches)()
+    for threshold, expected in ((eta, 0.5), (0.0, 1.0), (1.0, 0.0)):
+        case = case_of(scoped, eta=threshold)
+        assert count_exits(case, scoped, batches) == expected
+
+
+def test_all_models_are_measured_in_one_run(scoped, vim, tmp_path) -> None:
+    steps = []
+    records = bench_fps(
+        [scoped, vim], PICTURES, PLAN, step=lambda: steps.append(1)
+    )
+    assert len(steps) == count_steps([scoped, vim], PLAN)
+    names = [(r.case.model, r.case.scope) for r in records]
+    assert names.count(('vim', 'head')) == 1
+    # eta = 1 once, both forced shares at either resolution
+    assert names.count(('mambascope', 'head')) == 5
+    assert names.count(('mambascope', 'backbone')) == 3
+    for one in records:
+        assert one.reason is None
+        assert one.fps == pytest.approx(1e3 / one.time.median)
+        assert one.vs_vim > 0
+        assert one.memory is None or one.memory >= 0
+        assert (one.share_of_bound is None) is (one.exit_rate is None)
+    save(tmp_path / 'fps.json', dict(device='x'), records)
+    written = json.loads((tmp_path / 'fps.json').read_text())
+    assert len(written['records']) == len(records)
+    assert fps_table(records).row_count == len(records)
+    plot_fps(records, 'some device', tmp_path / 'deep' / 'fps.png')
+    assert (tmp_path / 'deep' / 'fps.png').stat().st_size > 1000
+
+
+def test_one_exit_resolution_is_measured_whatever_exits(scoped) -> None:
+    plan = replace(PLAN, forced=(), exit_resolutions=('coarse',))
+    records = bench_fps([scoped], PICTURES, plan, memory=False)
+    assert [r.case.scope for r in records] == ['backbone', 'fpn', 'head']
+
+
+def test_speed_bound_of_the_issue_s_cases() -> None:
+    """Design, section 8: c = .25, f = .85."""
+    parts = dict(coarse=0.25, fine=0.85)
+    tail = dict(head=3.3, refined_tail=3.3)
+    none = speed_bound(
+        **parts, head=0, exit_rate=1, refined_tail=0, exited_tail=0
+    )
+    assert none == pytest.approx(4)
+    head = speed_bound(**parts, **tail, exit_rate=1, exited_tail=3.3)
+    assert head == pytest.approx(1.21, abs=0.005)
+    coarse = speed_bound(**parts, **tail, exit_rate=1, exited_tail=3.3 / 4)
+    assert coarse == pytest.approx(4)
+    never = speed_bound(**parts, **tail, exit_rate=0, exited_tail=3.3)
+    assert never == pytest.approx(4.3 / 4.4)
+
+
+def test_bound_takes_the_head_of_the_same_run(scoped, vim) -> None:
+    models = dict(mambascope=scoped, vim=vim)
+    records = [
+        record('vim', 10.0, 'backbone'),
+        record('vim', 40.0),
+        record('mambascope', 20.0, exit_rate=1.0, exit_resolution='fine'),
+        record('mambascope', 20.0, exit_rate=1.0, exit_resolution='coarse'),
+    ]
+    _, _, fine, coarse = compare(records, models)
+    assert fine.vs_vim == coarse.vs_vim == 2
+    # 24 cells, 6 of them coarse, and h = 3
+    assert fine.bound == pytest.approx(4 / (7 / 25 + 3))
+    assert coarse.bound == pytest.approx(4 / (7 / 25 + 3 / 4))
+    assert coarse.share_of_bound == pytest.approx(2 / coarse.bound)
+    alone = compare([records[1], records[2]], models)
+    assert alone[1].vs_vim == 2
+    assert alone[1].bound is None
+
+
+def test_the_crossing_is_named() -> None:
+    records = [
+        record(name, ms, size=(side, side))
+        for side, vim_ms, deit_ms in ((512, 20.0, 10.0), (1024, 40.0, 80.0))
+        for name, ms in (('vim_t', vim_ms), ('deit_t', deit_ms))
+    ]
+    line = crossing(records, 'vim_t', 'deit_t', 'head')
+    assert '0.50 at 512x512, 2.00 at 1024x1024' in line
+    assert 'cross near 724 pixels' in line
+    assert line in remarks(records)
+    assert crossing(records[:2], 'vim_t', 'deit_t', 'head') is None
+
+
+def test_what_could_not_run_is_said() -> None:
+    records = [record('vim', 3.0), record('deit', None)]
+    assert fps_table(records).row_count == 1
+    assert remarks(records) == ['deit was not measured: too big']
+
+
+@pytest.mark.parametrize('sides', [(64, 96), (70, 90)])
+def test_inputs_are_those_of_the_preprocessor(scoped, sides) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (*sides, 3), np.uint8) for _ in range(2)]
+    [(images, valid)] = make_batches(pictures, scoped, sides, 2, 1, 'cpu')
+    bgr = [
+        torch.from_numpy(p[..., ::-1].copy()).permute(2, 0, 1)
+        for p in pictures
+    ]
+    expected = scoped.model.data_preprocessor(dict(inputs=bgr))
+    torch.testing.assert_close(images, expected['inputs'])
+    if sides == (64, 96):
+        assert valid is None
+    else:
+        content = scoped.model._content(
+            expected['inputs'], expected['data_samples']
+        )
+        assert torch.equal(valid, scoped.model.valid_cells(content))
+
+
+def test_images_are_scaled_to_cover_and_cropped() -> None:
+    image = np.zeros((50, 200, 3), np.uint8)
+    image[:, 100:] = 255
+    fitted = fit(image, (100, 100))
+    assert fitted.shape == (100, 100, 3)
+    assert fitted[:, :48].max() == 0
+    assert fitted[:, 52:].min() == 255
+    assert fit(image, (50, 200)) is not None
+    assert np.array_equal(fit(image, (50, 200)), image)
+
+
+def test_a_batch_has_different_images(sample_root, scoped) -> None:
+    pictures = read_images(sample_root / 'images' / 'validation', 4)
+    [(images, _)] = make_batches(pictures, scoped, SIZE, 4, 1, 'cpu')
+    assert len({float(image.sum()) for image in images}) == 4
+
+
+def test_bad_images_are_named(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match='missing is no folder'):
+        read_images(tmp_path / 'missing', 1)
+    with pytest.raises(FileNotFoundError, match='holds no .jpg'):
+        read_images(tmp_path, 1)
+    (tmp_path / 'broken.png').write_bytes(b'no image')
+    with pytest.raises(ValueError, match='broken.png cannot be read'):
+        read_images(tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(etas=(1.2,)), r'--eta must be in \[0, 1\], got 1.2'),
+        (dict(forced=(-1,)), r'--force-exit must be in \[0, 1\], got -1'),
+        (dict(forced=(0.25,)), '0.25 of a batch of 2 is no whole number'),
+        (dict(sizes=((31, 64),)), 'at least 32 pixels.* got 31x64'),
+        (dict(batch_sizes=(0,)), '--batch-size must be at least 1, got 0'),
+        (dict(repeats=0), '--repeats must be at least 1, got 0'),
+        (dict(dtype='fp16'), '--dtype fp16 needs a GPU'),
+    ],
+)
+def test_bad_plans_are_refused(options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(PLAN, **options).check()
+
+
+@pytest.mark.parametrize(
+    ('more', 'message'),
+    [
+        (
+            "model['backbone']['out_type'] = 'cls_token'\n",
+            "out_type='featmap'",
+        ),
+        (
+            "model['neck'] = None\n"
+            "model['backbone']['out_indices'] = (1, 3)\n",
+            'give it a neck, or a backbone with four out_indices',
+        ),
+    ],
+)
+def test_a_backbone_without_pyramid_is_refused(
+    tiny_config, more, message
+) -> None:
+    config = tiny_config(more, 'vim_t_ade20k')
+    with pytest.raises(ValueError, match=message):
+        build(config, 'vim')
+
+
+def test_a_plain_backbone_gets_a_pyramid(tiny_config) -> None:
+    config = tiny_config("model['neck'] = None\n", 'vim_t_ade20k')
+    bench = build(config, 'vim')
+    maps = run_batch(bench, 'fpn', torch.zeros(1, 3, 64, 64), None, None)[0]
+    assert [m.shape[-1] for m in maps] == [16, 8, 4, 2]
+
+
+def test_full_fpn_adds_that_of_mmdet(tiny_config) -> None:
+    config = tiny_config('', 'vim_t_ade20k')
+    bench = build(config, 'vim', fpn='full')
+    with torch.no_grad():
+        image = torch.zeros(1, 3, 64, 64)
+        [maps] = run_batch(bench, 'fpn', image, None, None)
+    assert [m.shape[1] for m in maps] == [256] * 5
+    assert bench.parameters('fpn') > build(config, 'v').parameters('fpn')
+
+
+def test_names_stand_for_configs() -> None:
+    cfg = named_config('mambascope_b')
+    assert cfg.model.backbone.arch == 'base'
+    assert cfg.model.decode_head.in_channels == [768] * 4
+    with pytest.raises(ValueError, match="--models takes .* got 'vim_x'"):
+        named_config('vim_x')
+
+
+def test_a_time_is_that_of_one_image(vim, monkeypatch) -> None:
+    def take_turns(jobs: dict, *_: object) -> dict:
+        return dict.fromkeys(jobs, Timing(100.0, 80.0, 20.0, 3))
+
+    monkeypatch.setattr(fps_bench, 'time_in_turns', take_turns)
+    plan = replace(PLAN, scopes=('backbone',), batches=2)
+    [one] = bench_fps([vim], PICTURES, plan, memory=False)
+    assert one.time == Timing(25.0, 20.0, 5.0, 3)
+    assert one.fps == 40
+
+
+def test_memory_can_be_left_out(vim, monkeypatch) -> None:
+    def fail(*_: object) -> float:
+        raise AssertionError
+
+    monkeypatch.setattr(fps_bench, 'peak_memory', fail)
+    plan = replace(PLAN, forced=(), scopes=('backbone',))
+    [one] = bench_fps([vim], PICTURES, plan, memory=False)
+    assert one.memory is None
