@@ -161,10 +161,11 @@ class BiMambaMixer(nn.Module):
             x_proj.reset_parameters()
         for dt_proj in (self.dt_proj, self.dt_proj_b):
             _reset_dt_proj(dt_proj)
-        steps = torch.arange(1.0, self.d_state + 1).log()
-        for a_log in (self.A_log, self.A_b_log):
-            nn.init.zeros_(a_log)
-            a_log.data += steps
+        # mmengine initialises a model after it was moved to its device
+        steps = torch.arange(1.0, self.d_state + 1, device=self.A_log.device)
+        with torch.no_grad():
+            for a_log in (self.A_log, self.A_b_log):
+                a_log.copy_(steps.log().expand_as(a_log))
         for skip in (self.D, self.D_b):
             nn.init.ones_(skip)
 
@@ -244,7 +245,7 @@ def _reset_dt_proj(
         dt_proj.in_features**-0.5,
     )
     with torch.no_grad():
-        dt = torch.empty_like(dt_proj.bias)
+        dt = torch.empty_like(at_least_float32(dt_proj.bias))
         dt.uniform_(math.log(low), math.log(high)).exp_()
         # the inverse of softplus
         dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
-from mmscope.models import VisionMambaBackbone
+from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
 from mmscope.ops import use_backend
 
 
@@ -221,3 +222,27 @@ def test_bad_arguments(make_vim, options, message) -> None:
 def test_bad_images(make_vim, shape, message) -> None:
     with pytest.raises(ValueError, match=message):
         make_vim()(torch.rand(shape))
+
+
+@pytest.mark.parametrize('backbone', [VisionMambaBackbone, MambaScopeBackbone])
+def test_parameters_are_reset_on_the_device_that_they_are_on(backbone):
+    tiny = dict(embed_dims=32, num_layers=2)
+    with FakeTensorMode():  # devices are checked, without a GPU
+        with torch.device('cuda'):
+            net = backbone(tiny, out_indices=(1,))
+        net.reset_parameters()
+    assert {p.device.type for p in net.parameters()} == {'cuda'}
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_parameters_are_reset_in_half_precision(dtype):
+    net = VisionMambaBackbone(
+        dict(embed_dims=256, num_layers=1), out_indices=(0,)
+    )
+    mixer = net.to(dtype).layers[0].mixer
+    net.reset_parameters()
+    dt = F.softplus(mixer.dt_proj.bias.double())
+    assert 1e-3 * 0.97 < dt.min() < 1.1e-3
+    assert 0.09 < dt.max() < 0.1 * 1.03
+    expected = torch.arange(1.0, 17).log().to(dtype)
+    assert torch.equal(mixer.A_log, expected.expand_as(mixer.A_log))
