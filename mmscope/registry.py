@@ -32,7 +32,7 @@ HOOKS = Registry(
     'hook',
     parent=MMENGINE_HOOKS,
     scope='mmscope',
-    locations=['mmscope.engine'],
+    locations=['mmscope.engine', 'mmscope.visualization'],
 )
 METRICS = Registry(
     'metric',

@@ -14,6 +14,7 @@ import numpy as np
 from mmengine.config import DictAction
 from rich.console import Console
 
+from mmscope.datasets.subset import spread_out
 from mmscope.evaluation.task_metric import find_task_metric
 from mmscope.exits import (
     AnswerCache,
@@ -21,7 +22,6 @@ from mmscope.exits import (
     collect_answers,
     count_gflops,
     measure_fps,
-    spread_out,
 )
 from mmscope.exits.runs import build_exit_runner, write_child_config
 

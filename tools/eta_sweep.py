@@ -19,16 +19,12 @@ from mmscope.exits import (
     count_gflops,
     measure_fps,
 )
+from mmscope.exits.plots import plot_stages, plot_sweep
 from mmscope.exits.replay import TOLERANCE, auroc_text, share_text
 from mmscope.exits.report import report_sweep, sweep_table
 from mmscope.exits.runs import build_exit_runner
 from mmscope.models.exit_policies import POLICIES, build_policy
-from mmscope.visualization import (
-    draw_scope,
-    picture_scope,
-    plot_stages,
-    plot_sweep,
-)
+from mmscope.visualization import draw_scope, picture_scope
 
 ETAS = (0.0, *np.arange(0.5, 1.0, 0.025).round(3), 1.0)
 

@@ -28,13 +28,13 @@ from mmscope.benchmark.models import (
     named_config,
     prepare_model,
 )
+from mmscope.benchmark.plot import plot_fps
 from mmscope.benchmark.report import fps_table, remarks, save
 from mmscope.benchmark.run import bench_fps, count_steps
 from mmscope.benchmark.timing import check_device, environment, torch_threads
 from mmscope.engine.launch import load_config
 from mmscope.ops import scan_backends
 from mmscope.utils.checkpoint import CheckpointError
-from mmscope.visualization import plot_fps
 
 PACKAGES = ('mmengine', 'mmcv', 'mmsegmentation', 'onedl-mmengine')
 PACKAGES += ('onedl-mmcv', 'onedl-mmsegmentation', 'onedl-mmdetection')

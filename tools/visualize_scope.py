@@ -15,13 +15,13 @@ from mmscope.apis import ScopeInferencer, find_images
 from mmscope.engine.launch import load_config
 from mmscope.evaluation.task_metric import find_task_metric
 from mmscope.exits import collect_answers, stage_counts, sweep_eta
+from mmscope.exits.plots import plot_stages
 from mmscope.exits.runs import build_exit_runner
 from mmscope.visualization import (
     ScopePicture,
     build_visualizer,
     draw_scope,
     picture_scope,
-    plot_stages,
 )
 
 ETAS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)

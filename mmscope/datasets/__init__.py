@@ -5,11 +5,12 @@ from mmscope.functional.targets import classes_in_instances, classes_in_mask
 from .sample.data import write_sample_data
 from .sample.shapes import SAMPLE_CLASSES, SAMPLE_PALETTE
 from .sample.sheet import draw_contact_sheet
-from .transforms import LoadChecked
+from .transforms import CheckLabels, LoadChecked
 
 __all__ = [
     'SAMPLE_CLASSES',
     'SAMPLE_PALETTE',
+    'CheckLabels',
     'LoadChecked',
     'classes_in_instances',
     'classes_in_mask',

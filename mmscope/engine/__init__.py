@@ -2,12 +2,10 @@
 
 from .hooks import AlphaScheduleHook, FiniteLossHook, RandomStateHook
 from .layer_decay import LayerDecayConstructor
-from .scope_hook import ScopeVisualizationHook
 
 __all__ = [
     'AlphaScheduleHook',
     'FiniteLossHook',
     'LayerDecayConstructor',
     'RandomStateHook',
-    'ScopeVisualizationHook',
 ]

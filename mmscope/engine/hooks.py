@@ -6,16 +6,11 @@ import numpy as np
 import torch
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmscope.registry import HOOKS
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside a distributed wrapper, or the model itself."""
-    return model.module if is_model_wrapper(model) else model
+from mmscope.utils.structures import unwrap
 
 
 @HOOKS.register_module()

@@ -18,8 +18,7 @@ from mmscope.datasets.checks import (
 )
 from mmscope.datasets.transforms import check_loading
 from mmscope.utils.checkpoint import CheckpointError, read_state_dict
-
-from .hooks import unwrap
+from mmscope.utils.structures import unwrap
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 # scores of validation choose the best checkpoint

@@ -9,8 +9,6 @@ from .answers import (
     count_gflops,
     exit_options,
     measure_fps,
-    spread,
-    spread_out,
 )
 from .calibration import BUDGETS, BudgetError, Calibration, calibrate_eta
 from .replay import (
@@ -44,8 +42,6 @@ __all__ = [
     'random_curve',
     'replay',
     'share_of_oracle',
-    'spread',
-    'spread_out',
     'stage_counts',
     'summarize',
     'sweep_eta',

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
 from mmengine.structures import BaseDataElement
 from rich.progress import Progress
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
+from mmscope.datasets.subset import spread
 from mmscope.evaluation.task_metric import Entry, TaskMetric
 from mmscope.utils.flops import model_flops
+from mmscope.utils.structures import canvas_of
 
 Cost = Callable[[tuple[int, int]], tuple[float, float]]
 OWN_POLICY = 'model'
@@ -250,28 +251,6 @@ def measure_fps(model: nn.Module, loader: DataLoader, eta: float) -> float:
     return sum(counts[first:]) / sum(times[first:])
 
 
-def spread_out(dataset: BaseDataset, num_images: int) -> None:
-    """Keep some images of a dataset, evenly spread over it.
-
-    Args:
-        dataset: Of mmengine; changed in place.
-        num_images: To keep, at most.
-
-    Raises:
-        ValueError: ``num_images`` is not positive.
-    """
-    if num_images < 1:
-        raise ValueError(f'num_images must be positive, got {num_images}')
-    if num_images < len(dataset):
-        dataset.get_subset_(spread(len(dataset), num_images))
-
-
-def spread(total: int, count: int) -> list[int]:
-    """Choose up to ``count`` of ``total`` indices, evenly spread."""
-    chosen = np.linspace(0, total - 1, min(count, total))
-    return chosen.round().astype(int).tolist()
-
-
 def check_exits(model: nn.Module) -> None:
     """Refuse models that have no early exit.
 
@@ -326,15 +305,6 @@ def _answer(
                     seconds=(easy_time / len(easy), hard_time / len(easy)),
                 ),
             )
-
-
-def canvas_of(sample: BaseDataElement) -> tuple[int, int]:
-    """Height and width that the model saw, padding included."""
-    info = sample.metainfo
-    for key in ('batch_input_shape', 'pad_shape', 'img_shape'):
-        if key in info:
-            return tuple(info[key][:2])
-    raise ValueError('a prediction does not say its img_shape')
 
 
 def _predict(

@@ -1,7 +1,6 @@
 """Pictures and plots."""
 
-from .exit_plots import plot_stages, plot_sweep
-from .fps_plot import plot_fps
+from .scope_hook import ScopeVisualizationHook
 from .scope_pictures import (
     ScopePicture,
     build_visualizer,
@@ -13,12 +12,10 @@ from .scope_pictures import (
 
 __all__ = [
     'ScopePicture',
+    'ScopeVisualizationHook',
     'build_visualizer',
     'draw_answer',
     'draw_scope',
     'picture_scope',
-    'plot_stages',
-    'plot_fps',
-    'plot_sweep',
     'render_scope',
 ]

@@ -18,10 +18,11 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from mmscope.evaluation.task_metric import TaskMetric
-from mmscope.exits.answers import canvas_of, check_exits, exit_options
+from mmscope.exits.answers import check_exits, exit_options
 from mmscope.models.early_exit import collect_stages
+from mmscope.utils.structures import canvas_of
 
-from .exit_plots import save_figure
+from .figure import save_figure
 
 MASK_ALPHA = 0.65
 SCORE_THRESHOLD = 0.3

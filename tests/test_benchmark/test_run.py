@@ -20,6 +20,7 @@ from mmscope.benchmark.models import (
     prepare_model,
     run_batch,
 )
+from mmscope.benchmark.plot import plot_fps
 from mmscope.benchmark.report import crossing, fps_table, remarks
 from mmscope.benchmark.run import (
     bench_fps,
@@ -31,7 +32,6 @@ from mmscope.benchmark.run import (
 from mmscope.benchmark.timing import Timing
 from mmscope.ops import scan_backends
 from mmscope.utils.flops_trace import traced_flops
-from mmscope.visualization import plot_fps
 
 SIZE = (64, 96)
 PLAN = FpsPlan(

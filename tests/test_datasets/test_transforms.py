@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
-from mmscope.datasets import LoadChecked
+from mmscope.datasets import CheckLabels, LoadChecked
+from mmscope.registry import TRANSFORMS
 
 IMAGE = dict(type='LoadImageFromFile')
 MASK = dict(type='mmseg.LoadAnnotations', reduce_zero_label=True)
@@ -65,3 +66,115 @@ def test_labels_beyond_the_classes_are_named(tmp_path: Path) -> None:
     ):
         LoadChecked(MASK, num_classes=4).transform(results)
     LoadChecked(MASK).transform(write_mask(path, [0, 9]))
+
+
+def load_pair(folder: Path, mask: np.ndarray, orientation: int = 1) -> dict:
+    """Load a photo and its mask, as mmseg's pipelines do."""
+    photo, path = folder / 'photo.jpg', folder / 'mask.png'
+    tags = Image.Exif()
+    tags[ExifTags.Base.Orientation] = orientation
+    Image.new('RGB', (96, 64)).save(photo, exif=tags)
+    Image.fromarray(mask).save(path)
+    results = dict(
+        img_path=str(photo),
+        seg_map_path=str(path),
+        reduce_zero_label=False,
+        seg_fields=[],
+    )
+    for loader in (IMAGE, dict(type='mmseg.LoadAnnotations')):
+        results = TRANSFORMS.build(loader)(results)
+    return results
+
+
+def labels_of(*values: int, size: tuple[int, int] = (64, 96)) -> np.ndarray:
+    return np.random.default_rng(0).choice(np.uint8(values), size)
+
+
+@pytest.mark.parametrize('void', [0, 5, 254, 255])
+def test_any_label_can_be_that_of_no_class(tmp_path: Path, void: int) -> None:
+    results = load_pair(tmp_path, labels_of(0, 4, void))
+    check = CheckLabels(num_classes=5, ignore_index=void)
+    assert check(results) is results
+    if void == 0:
+        return
+    message = rf'mask.png has the labels \[{void}\], allowed are 0 to 4 and 6'
+    with pytest.raises(ValueError, match=message):
+        CheckLabels(num_classes=5, ignore_index=6)(results)
+
+
+def test_samples_without_a_mask_pass() -> None:
+    results = dict(img_path='photo.jpg')
+    assert CheckLabels(num_classes=5)(results) == results
+
+
+def test_a_mask_needs_classes() -> None:
+    with pytest.raises(ValueError, match='num_classes must be positive'):
+        CheckLabels(num_classes=0)
+
+
+@pytest.mark.parametrize('channels', [2, 3, 4])
+def test_grey_masks_of_several_channels_say_which_to_keep(
+    tmp_path: Path, channels: int
+) -> None:
+    grey = labels_of(0, 4)
+    mask = np.stack([grey] * channels, axis=-1)
+    if channels in (2, 4):
+        mask[..., -1] = 255
+    check = CheckLabels(num_classes=5)
+    message = rf'mask.png has the shape \(64, 96, {channels}\).*keep the first'
+    with pytest.raises(ValueError, match=message):
+        check(load_pair(tmp_path, mask))
+    # what the message says
+    path = tmp_path / 'mask.png'
+    kept = np.asarray(Image.open(path))[..., 0]
+    assert check(load_pair(tmp_path, kept))['gt_seg_map'].shape == (64, 96)
+
+
+def test_a_colour_mask_says_how_to_map_it(tmp_path: Path) -> None:
+    palette = np.uint8([[0, 0, 0], [200, 0, 0], [0, 200, 0]])
+    truth = labels_of(0, 1, 2)
+    rgb = palette[truth]
+    with pytest.raises(ValueError, match='a colour picture.*palette'):
+        CheckLabels(num_classes=3)(load_pair(tmp_path, rgb))
+    mask = np.zeros_like(truth)
+    # what the message says
+    for index, colour in enumerate(palette):
+        mask[(rgb[..., :3] == colour).all(-1)] = index
+    assert np.array_equal(mask, truth)
+
+
+@pytest.mark.parametrize('size', [(32, 48), (128, 192), (64, 95)])
+def test_a_mask_has_the_size_of_its_image(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    results = load_pair(tmp_path, labels_of(0, 1, size=size))
+    message = (
+        rf'mask.png is {size[0]} x {size[1]} \(H x W\), its image '
+        '.*photo.jpg is 64 x 96.*nearest'
+    )
+    with pytest.raises(ValueError, match=message):
+        CheckLabels(num_classes=5)(results)
+
+
+def test_a_resized_image_keeps_its_mask(tmp_path: Path) -> None:
+    """Test pipelines resize the image and load the mask afterwards."""
+    results = load_pair(tmp_path, labels_of(0, 1))
+    del results['gt_seg_map'], results['seg_fields'][:]
+    for step in (
+        dict(type='mmcv.Resize', scale=(192, 48), keep_ratio=True),
+        dict(type='mmseg.LoadAnnotations'),
+        dict(type='mmscope.CheckLabels', num_classes=5),
+    ):
+        results = TRANSFORMS.build(step)(results)
+    assert results['img'].shape[:2] != results['gt_seg_map'].shape
+
+
+def test_a_photo_that_is_turned_by_its_tag_says_so(tmp_path: Path) -> None:
+    results = load_pair(tmp_path, labels_of(0, 1), orientation=6)
+    assert results['ori_shape'] == (96, 64)
+    with pytest.raises(ValueError, match='color_ignore_orientation'):
+        CheckLabels(num_classes=5)(results)
+    # what the message says
+    loader = dict(IMAGE, color_type='color_ignore_orientation')
+    results.update(TRANSFORMS.build(loader)(dict(results)))
+    assert CheckLabels(num_classes=5)(results)['ori_shape'] == (64, 96)

@@ -9,8 +9,6 @@ from mmscope.visualization import (
     ScopePicture,
     draw_scope,
     picture_scope,
-    plot_stages,
-    plot_sweep,
 )
 from mmscope.visualization.scope_pictures import heat, outline, paint
 
@@ -108,23 +106,3 @@ def test_windows_have_no_one_picture(segmentor) -> None:
     segmentor.test_cfg = dict(mode='slide')
     with pytest.raises(ValueError, match="test_cfg.mode='whole'"):
         picture_scope(segmentor, [], Visualizer())
-
-
-def test_plots_are_written(tmp_path) -> None:
-    sweep = [
-        dict(eta=e, exit_rate=r, score=50 - 10 * r, gflops=9 - r)
-        for e, r in ((0, 1), (0.5, 0.5), (1, 0))
-    ]
-    curve = [dict(r, deviation=1.0) for r in sweep]
-    plot_sweep(sweep, dict(random=curve, mine=sweep), tmp_path / 'sweep.png')
-    counts = dict(
-        exited_right=2, exited_wrong=1, refined_right=3, refined_wrong=0
-    )
-    plot_stages(
-        [dict(counts, eta=r['eta']) for r in sweep],
-        sweep,
-        tmp_path / 'stages.png',
-    )
-    # GFLOPs take a second panel
-    assert Image.open(tmp_path / 'sweep.png').width > 800
-    assert min(Image.open(tmp_path / 'stages.png').size) > 300

@@ -6,6 +6,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from mmscope.visualization.figure import save_figure
+
 Record = Mapping[str, float]
 
 
@@ -118,13 +120,3 @@ STAGES = (
     ('refined_wrong', 'fine, coarse had sufficed', '#c9d5ef'),
     ('refined_right', 'fine, needed', '#3b5ba5'),
 )
-
-
-def save_figure(
-    figure: plt.Figure, path: str | Path, top: float = 1.0
-) -> None:
-    """Write a figure, making its folder, and close it."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout(rect=(0, 0, 1, top))
-    figure.savefig(path, dpi=110, bbox_inches='tight')
-    plt.close(figure)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from mmscope.benchmark.cases import FpsRecord
-from mmscope.benchmark.report import SCOPE_NAMES, describe_exits
+from mmscope.visualization.figure import save_figure
 
-from .exit_plots import save_figure
+from .cases import FpsRecord
+from .report import SCOPE_NAMES, describe_exits
 
 
 def plot_fps(

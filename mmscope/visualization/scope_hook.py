@@ -5,9 +5,11 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmscope.datasets.subset import spread
 from mmscope.registry import HOOKS
+from mmscope.utils.structures import unwrap
 
-from .hooks import unwrap
+from .scope_pictures import picture_scope, render_scope
 
 
 @HOOKS.register_module()
@@ -54,10 +56,6 @@ class ScopeVisualizationHook(Hook):
     def _draw(self, runner: Runner, dataset: BaseDataset) -> None:
         if not is_main_process():
             return
-        # pictures need matplotlib, which training without them does not
-        from mmscope.exits import spread
-        from mmscope.visualization import picture_scope, render_scope
-
         model = unwrap(runner.model)
         chosen = spread(len(dataset), self.num_images)
         visualizer = runner.visualizer

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmscope.engine import ScopeVisualizationHook
+from mmscope.visualization import ScopeVisualizationHook
 
 HOOK = """
 custom_hooks = [dict(type='mmscope.ScopeVisualizationHook', num_images=2)]
