@@ -11,12 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.profiler import profile, record_function
 
-from mmscope.benchmark.timing import (
-    Timing,
-    peak_growth,
-    time_in_turns,
-    torch_threads,
-)
+from mmscope.benchmark.memory import peak_growth
+from mmscope.benchmark.timing import Timing, time_in_turns, torch_threads
 from mmscope.models import VisionMambaBackbone
 from mmscope.models.vim import resolve_arch
 
@@ -82,6 +78,7 @@ def prepare_forward(
     """Return one forward pass, in evaluation mode and without gradients."""
     net = build(arch, size, backend).eval()
     image = torch.rand(1, 3, size, size)
+    net.check_images(image)
 
     def forward() -> tuple[Tensor, ...]:
         with torch.no_grad(), autocast(precision):

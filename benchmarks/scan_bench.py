@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
+from mmscope.benchmark.environment import environment
 from mmscope.benchmark.report import save
 from mmscope.benchmark.timing import (
     Timing,
-    environment,
     stopwatch,
     time_in_turns,
     torch_threads,

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from mmscope.benchmark.timing import MIB, check_device, peak_growth
+from mmscope.benchmark.environment import check_device
+from mmscope.benchmark.memory import cuda_growth, peak_growth
 
 from .scan_contenders import Inputs, contenders
 
@@ -118,10 +119,7 @@ def peak_memory(name: str, case: ScanCase) -> float | None:
         return peak_growth(prepare_warm, name, case)
     job = prepare(name, case)
     job()
-    before = torch.cuda.memory_allocated(case.device)
-    torch.cuda.reset_peak_memory_stats(case.device)
-    job()
-    return (torch.cuda.max_memory_allocated(case.device) - before) / MIB
+    return cuda_growth(job, case.device)
 
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:

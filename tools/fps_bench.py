@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from mmscope.benchmark.cases import DTYPES, FpsPlan
+from mmscope.benchmark.environment import check_device, environment
 from mmscope.benchmark.inputs import check_size, read_images
 from mmscope.benchmark.models import (
     FPNS,
@@ -31,7 +32,7 @@ from mmscope.benchmark.models import (
 from mmscope.benchmark.plot import plot_fps
 from mmscope.benchmark.report import fps_table, remarks, save
 from mmscope.benchmark.run import bench_fps, count_steps
-from mmscope.benchmark.timing import check_device, environment, torch_threads
+from mmscope.benchmark.timing import torch_threads
 from mmscope.engine.launch import load_config
 from mmscope.ops import scan_backends
 from mmscope.utils.checkpoint import CheckpointError

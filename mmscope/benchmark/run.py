@@ -17,6 +17,7 @@ from mmscope.utils.flops import Size, model_flops
 from .bound import compare
 from .cases import DTYPES, FpsCase, FpsPlan, FpsRecord
 from .inputs import make_batches
+from .memory import peak_memory
 from .models import (
     SCOPES,
     BenchModel,
@@ -24,13 +25,7 @@ from .models import (
     run_batch,
     run_queue,
 )
-from .timing import (
-    MIB,
-    Timing,
-    growth_here,
-    stopwatch,
-    time_in_turns,
-)
+from .timing import Timing, stopwatch, time_in_turns
 
 FORCED_ETA = 0.5  # any threshold between the forced confidences 0 and 1
 
@@ -183,25 +178,13 @@ def _bench_group(
 
 
 def per_image(timing: Timing, images: int) -> Timing:
-    """The same measurement, of one image."""
-    return Timing(
-        timing.median / images,
-        timing.minimum / images,
-        timing.spread / images,
-        timing.calls,
+    """The same measurement, of one image; parts of a call stay as they are."""
+    return replace(
+        timing,
+        median=timing.median / images,
+        minimum=timing.minimum / images,
+        spread=timing.spread / images,
     )
-
-
-def peak_memory(job: Callable[[], object], device: str) -> float | None:
-    """Peak memory of a call above weights and images, MiB."""
-    if device == 'cpu':
-        return growth_here(job)
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    job()
-    torch.cuda.synchronize()
-    return (torch.cuda.max_memory_allocated() - before) / MIB
 
 
 def count_gflops(

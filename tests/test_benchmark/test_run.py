@@ -71,7 +71,7 @@ def record(
     case = replace(case, **case_options)
     if milliseconds is None:
         return FpsRecord(case, 1, reason='too big')
-    time = Timing(milliseconds, milliseconds, 0.0, 3)
+    time = Timing(*[milliseconds] * 2, 0.0, 3, *[milliseconds] * 2)
     return FpsRecord(case, 1, time=time, fps=1e3 / milliseconds, **options)
 
 
@@ -316,12 +316,12 @@ def test_names_stand_for_configs() -> None:
 
 def test_a_time_is_that_of_one_image(vim, monkeypatch) -> None:
     def take_turns(jobs: dict, *_: object) -> dict:
-        return dict.fromkeys(jobs, Timing(100.0, 80.0, 20.0, 3))
+        return dict.fromkeys(jobs, Timing(100.0, 80.0, 20.0, 3, 100.0, 110.0))
 
     monkeypatch.setattr(fps_bench, 'time_in_turns', take_turns)
     plan = replace(PLAN, scopes=('backbone',), batches=2)
     [one] = bench_fps([vim], PICTURES, plan, memory=False)
-    assert one.time == Timing(25.0, 20.0, 5.0, 3)
+    assert one.time == Timing(25.0, 20.0, 5.0, 3, 100.0, 110.0)
     assert one.fps == 40
 
 

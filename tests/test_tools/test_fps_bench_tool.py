@@ -93,7 +93,10 @@ def test_what_was_chosen_is_said_and_random_weights_are(
         (('--images', '/no/where'), '--images /no/where is no folder'),
         (('--models', 'vim_x'), "--models takes .*'vim_t'.* got 'vim_x'"),
         (('--configs', 'no.py'), 'config no.py does not exist'),
-        (('--device', 'tpu'), "device must be 'cpu' or 'cuda', got 'tpu'"),
+        (
+            ('--device', 'tpu'),
+            "device must be 'cpu', 'cuda' or 'cuda:N', got 'tpu'",
+        ),
         (('--protocol', 'vim', '--dtype', 'bf16'), '--protocol vim is'),
         (
             ('--models', 'vim_t', '--checkpoint', 'a', 'b'),
