@@ -39,8 +39,13 @@ __all__ = [
 
 if installed_version('mmseg') is not None:
     from .segmentor import MambaScopeSegmentor, ScopeSegDataPreprocessor
+    from .vision_transformer import FusedVisionTransformer
 
-    __all__ += ['MambaScopeSegmentor', 'ScopeSegDataPreprocessor']
+    __all__ += [
+        'FusedVisionTransformer',
+        'MambaScopeSegmentor',
+        'ScopeSegDataPreprocessor',
+    ]
 
 if installed_version('mmdet') is not None:
     from .detector import DetectorExits, MambaScopeCascadeRCNN
