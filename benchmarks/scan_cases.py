@@ -59,13 +59,13 @@ class ScanCase:
 
 def make_inputs(case: ScanCase) -> Inputs:
     """Draw arguments of ``bidirectional_scan`` as Vim's layers have them."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(case.device).manual_seed(0)
     tokens = (2, case.batch, case.length, case.dim)
     params = (2, case.batch, case.length, case.state)
 
     def normal(*shape: int) -> Tensor:
-        values = torch.randn(*shape, generator=generator)
-        return values.to(case.device, DTYPES[case.dtype])
+        values = torch.randn(*shape, generator=generator, device=case.device)
+        return values.to(DTYPES[case.dtype])
 
     states = torch.arange(1.0, case.state + 1, device=case.device)
     return dict(
@@ -92,11 +92,13 @@ def prepare(name: str, case: ScanCase) -> Callable[[], object]:
     tokens = case.batch, case.length, case.dim
     generator = torch.Generator().manual_seed(1)
     grad = torch.randn(tokens, generator=generator).to(leaves[0])
+    turned = grad.mT.contiguous()
 
     def both_passes() -> tuple[Tensor, ...]:
         out = scan(parts)
-        shaped = grad if out.shape == grad.shape else grad.mT
-        return out, *torch.autograd.grad(out, leaves, shaped)
+        outs = out if isinstance(out, tuple) else (out,)
+        shaped = [grad if o.shape == grad.shape else turned for o in outs]
+        return *outs, *torch.autograd.grad(outs, leaves, shaped)
 
     return both_passes
 

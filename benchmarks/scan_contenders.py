@@ -3,25 +3,28 @@
 All compute both directions of the same numbers. The others scan one
 direction; they get every tensor in their own layout and the backward
 direction turned round beforehand, and are not charged for that: only for
-turning its output back and taking the mean, as Vim does.
+turning its output back and taking the mean, as Vim does. Two rows bracket
+mamba_ssm's kernel: 'selective_scan_cuda' is charged for its launches alone,
+and 'vim' also for turning round both halves of the input projection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmscope.benchmark.official_vim import KernelScan
 from mmscope.ops import bidirectional_scan, scan_backends
 
 BASELINE = 'selective_scan_ref'
 Inputs = dict[str, Tensor]
 SEQUENCES = ('u', 'delta', 'B', 'C', 'z')
+ORDER = ('u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias')
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,15 @@ class Contender:
         why_not: Why it cannot scan tensors like ``u``, None if it can.
         layout: From the arguments of ``bidirectional_scan`` to its own.
         load: Imports it and returns the scan, a function of what ``layout``
-            gives.
+            gives; its result is the mean of both directions, or the two of
+            them.
     """
 
     name: str
     about: str
     why_not: Callable[[Tensor], str | None]
     layout: Callable[[Inputs], list[Inputs]]
-    load: Callable[[], Callable[[list[Inputs]], Tensor]]
+    load: Callable[[], Callable[[list[Inputs]], Tensor | tuple[Tensor, ...]]]
 
 
 def contenders() -> dict[str, Contender]:
@@ -200,20 +204,48 @@ def _load_transformers() -> Callable[[list[Inputs]], Tensor]:
     return _both(scan, axis=1)
 
 
-def _load_selective_scan_fn() -> Callable[[list[Inputs]], Tensor]:
-    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+def kernel_layout(inputs: Inputs) -> list[Inputs]:
+    """As ``channel_major``; B and C have one group, (B, 1, S, L)."""
+    parts = channel_major(inputs)
+    for part in parts:
+        part.update(B=part['B'][:, None], C=part['C'][:, None])
+    return parts
 
-    return _both(partial(selective_scan_fn, delta_softplus=True), axis=2)
+
+def kernel_alone(parts: list[Inputs]) -> tuple[Tensor, ...]:
+    """mamba_ssm's kernel, once for each direction."""
+    return tuple(
+        KernelScan.apply(*(part[name] for name in ORDER)) for part in parts
+    )
+
+
+def vim_layout(inputs: Inputs) -> list[Inputs]:
+    """As ``kernel_layout``, the gate in the other half of a projection.
+
+    That of both directions is ``xz`` (B, 2 Dim, L), not turned round.
+    """
+    ahead, back = kernel_layout(inputs)
+    gate = ahead.pop('z')
+    del back['z']
+    return [ahead, back, dict(xz=torch.cat([gate, gate], dim=1))]
+
+
+def vim_scan(parts: list[Inputs]) -> Tensor:
+    """As Vim calls the kernel: turned round, and turned back."""
+    ahead, back, xz = *parts[:2], parts[2]['xz']
+    gates = (side.chunk(2, dim=1)[1] for side in (xz, xz.flip(-1)))
+    ahead, back = kernel_alone(
+        [dict(part, z=z) for part, z in zip((ahead, back), gates, strict=True)]
+    )
+    return (ahead + back.flip(-1)) / 2
 
 
 def _needs(
-    load: Callable[[], object], package: str, cuda: bool = False
+    load: Callable[[], object], package: str
 ) -> Callable[[Tensor], str | None]:
-    """Refuse where a package does not import, or a GPU is missing."""
+    """Refuse where a package does not import."""
 
     def why_not(u: Tensor) -> str | None:
-        if cuda and not u.is_cuda:
-            return f'it needs CUDA tensors and u is on {u.device}'
         try:
             load()
         except ImportError as error:
@@ -221,6 +253,10 @@ def _needs(
         return None
 
     return why_not
+
+
+def _why_no_kernel(u: Tensor) -> str | None:
+    return scan_backends(u)['mamba_ssm']
 
 
 OTHERS = (
@@ -232,11 +268,18 @@ OTHERS = (
         lambda: _both(selective_scan_ref, axis=2),
     ),
     Contender(
-        'selective_scan_fn',
-        "mamba_ssm's CUDA kernel, called as Vim does",
-        _needs(_load_selective_scan_fn, 'mamba-ssm', cuda=True),
-        channel_major,
-        _load_selective_scan_fn,
+        'selective_scan_cuda',
+        "mamba_ssm's CUDA kernel alone, everything laid out for it",
+        _why_no_kernel,
+        kernel_layout,
+        lambda: kernel_alone,
+    ),
+    Contender(
+        'vim',
+        "mamba_ssm's CUDA kernel as the official Vim calls it",
+        _why_no_kernel,
+        vim_layout,
+        lambda: vim_scan,
     ),
     Contender(
         'mambapy',
