@@ -20,6 +20,7 @@ from segmentor_fixtures import (  # noqa: F401 - fixtures for all tests
     segmentor,
     segmentor_config,
 )
+from vim_weights import vim_file  # noqa: F401 - likewise
 
 from mmscope.datasets import write_sample_data
 from mmscope.engine.launch import build_runner, load_config, set_resume

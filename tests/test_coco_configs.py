@@ -88,9 +88,7 @@ def test_rates_and_decay_of_parameters(
         if 'Norm' in type(module).__name__
         for leaf, _ in module.named_parameters(recurse=False)
     }
-    spared = re.compile(
-        r'pos_embed|cls_token|\.A_log$|\.A_b_log$|mixer\.D(_b)?$'
-    )
+    spared = re.compile(r'pos_embed|cls_token|\.A_log$|mixer\.D$')
     assert {n: g['weight_decay'] for n, g in groups.items()} == {
         n: 0.0 if n in norms or spared.search(n) else 0.1 for n in groups
     }

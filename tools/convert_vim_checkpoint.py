@@ -1,20 +1,25 @@
-"""Convert an official Vim checkpoint to mmscope's names."""
+"""Convert an official Vim checkpoint to mmscope's names, or back."""
 
 import argparse
 
-from mmscope.utils.checkpoint import convert_vim_checkpoint
+from mmscope.utils.vim_checkpoint import convert_vim_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('src', help="Vim's checkpoint (midclstok)")
+    parser.add_argument(
+        'src', help="Vim's checkpoint (midclstok); with --to-vim, ours"
+    )
     parser.add_argument('dst', help='checkpoint to write')
+    parser.add_argument(
+        '--to-vim', action='store_true', help="write Vim's names"
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    print(convert_vim_checkpoint(args.src, args.dst))
+    print(convert_vim_checkpoint(args.src, args.dst, args.to_vim))
     print(f'written to {args.dst}')
 
 

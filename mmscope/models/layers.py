@@ -1,4 +1,4 @@
-"""Blocks of Vision Mamba, with Vim's parameter names."""
+"""Blocks of Vision Mamba."""
 
 import math
 from typing import NamedTuple
@@ -12,8 +12,6 @@ from mmscope.functional import importance_score
 from mmscope.functional.checks import check_choice
 from mmscope.functional.importance import DIRECTIONS, METRICS
 from mmscope.ops import bidirectional_conv, bidirectional_scan, rms_norm
-
-from .mixer_weights import MixerWeights, WeightCache
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -71,44 +69,24 @@ class ScoreMetric(NamedTuple):
         return self.metric == 'max_softplus' and self.direction == 'max'
 
 
-class PatchEmbed(nn.Module):
-    """Cut an image into patches and project them.
-
-    Args:
-        in_channels: Image channels.
-        embed_dims: Token channels C.
-        patch_size: Side of a patch in pixels.
-    """
-
-    def __init__(
-        self, in_channels: int, embed_dims: int, patch_size: int
-    ) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, patch_size)
-
-    def reset_parameters(self) -> None:
-        """LeCun normal, as Vim starts its patch embedding."""
-        # a normal truncated at two deviations has 0.8796 of its deviation
-        std = self.proj.weight[0].numel() ** -0.5 / 0.87962566
-        nn.init.trunc_normal_(self.proj.weight, 0.0, std, -2 * std, 2 * std)
-        nn.init.zeros_(self.proj.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Embed patches in row-major order: (B, 3, H, W) to (B, N, C)."""
-        return self.proj(x).flatten(2).transpose(1, 2)
-
-
 class BiMambaMixer(nn.Module):
     """Bidirectional Mamba mixer of Vim ("v2").
 
-    One input projection; per direction its own convolution, ``x_proj``,
-    ``dt_proj``, ``A_log`` and ``D``; one gate and one output projection.
+    One input projection; per direction its own convolution, projections of
+    the scan's inputs, states and skip; one gate and one output projection.
+    Parameters of both directions are stacked, the scan from the first token
+    at 0 and that from the last token at 1:
+
+    - ``conv_weight`` (2, D, K) and ``conv_bias`` (2, D)
+    - ``x_proj`` (2, R + 2S, D)
+    - ``dt_proj`` (2, D, R) and ``dt_bias`` (2, D)
+    - ``A_log`` (2, D, S) and ``D`` (2, D)
 
     Args:
         embed_dims: Token channels C.
         d_state: States of each inner channel S.
-        expand: Inner channels over token channels.
-        d_conv: Taps of the depthwise convolution.
+        expand: Inner channels D over token channels.
+        d_conv: Taps of the depthwise convolution K.
         scan_backend: See :func:`mmscope.ops.bidirectional_scan`; the
             convolution runs in the kernels that come with it.
     """
@@ -126,48 +104,47 @@ class BiMambaMixer(nn.Module):
         rank = math.ceil(embed_dims / 16)
         self.d_state, self.dt_rank = d_state, rank
         self.backend = None if scan_backend == 'auto' else scan_backend
-        self.kept_weights = WeightCache()
         self.in_proj = nn.Linear(embed_dims, 2 * inner, bias=False)
         self.out_proj = nn.Linear(inner, embed_dims, bias=False)
-        for suffix in ('', '_b'):
-            self.add_module(
-                f'conv1d{suffix}',
-                nn.Conv1d(inner, inner, d_conv, groups=inner),
-            )
-            self.add_module(
-                f'x_proj{suffix}',
-                nn.Linear(inner, rank + 2 * d_state, bias=False),
-            )
-            self.add_module(f'dt_proj{suffix}', nn.Linear(rank, inner))
-        self.A_log = nn.Parameter(torch.empty(inner, d_state))
-        self.A_b_log = nn.Parameter(torch.empty(inner, d_state))
-        self.D = nn.Parameter(torch.empty(inner))
-        self.D_b = nn.Parameter(torch.empty(inner))
+        shapes = dict(
+            conv_weight=(inner, d_conv),
+            conv_bias=(inner,),
+            x_proj=(rank + 2 * d_state, inner),
+            dt_proj=(inner, rank),
+            dt_bias=(inner,),
+            A_log=(inner, d_state),
+            D=(inner,),
+        )
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.empty(2, *shape)))
 
     def reset_parameters(self, depth: int) -> None:
         """Draw Vim's initial weights.
 
-        softplus of the dt bias is log-uniform in [1e-3, 0.1], A is
-        -1 .. -S, D is 1, and ``out_proj`` is scaled by 1 / sqrt(depth).
+        softplus of ``dt_bias`` is log-uniform in [1e-3, 0.1], A is -1 .. -S,
+        D is 1, and ``out_proj`` is scaled by 1 / sqrt(depth).
 
         Args:
             depth: Number of layers of the encoder.
         """
-        for layer in (self.in_proj, self.out_proj, self.conv1d, self.conv1d_b):
+        for layer in (self.in_proj, self.out_proj):
             layer.reset_parameters()
+        taps, inner = self.conv_weight.shape[-1], self.D.shape[-1]
+        for parameter, fan_in in (
+            (self.conv_weight, taps),
+            (self.conv_bias, taps),
+            (self.x_proj, inner),
+            (self.dt_proj, self.dt_rank),
+        ):
+            bound = fan_in**-0.5
+            nn.init.uniform_(parameter, -bound, bound)
+        nn.init.ones_(self.D)
         with torch.no_grad():
             self.out_proj.weight /= math.sqrt(depth)
-        for x_proj in (self.x_proj, self.x_proj_b):
-            x_proj.reset_parameters()
-        for dt_proj in (self.dt_proj, self.dt_proj_b):
-            _reset_dt_proj(dt_proj)
-        # mmengine initialises a model after it was moved to its device
-        steps = torch.arange(1.0, self.d_state + 1, device=self.A_log.device)
-        with torch.no_grad():
-            for a_log in (self.A_log, self.A_b_log):
-                a_log.copy_(steps.log().expand_as(a_log))
-        for skip in (self.D, self.D_b):
-            nn.init.ones_(skip)
+            self.dt_bias.copy_(_initial_dt_bias(self.dt_bias))
+            # mmengine initialises a model after it was moved to its device
+            steps = torch.arange(1.0, self.d_state + 1, device=self.D.device)
+            self.A_log.copy_(steps.log().expand_as(self.A_log))
 
     def forward(
         self, x: Tensor, score: ScoreMetric | None = None
@@ -183,22 +160,21 @@ class BiMambaMixer(nn.Module):
             None.
         """
         x, gate = self.in_proj(x).chunk(2, dim=-1)
-        weights = self.kept_weights.weights(self)
         backend = self.backend
-        u = bidirectional_conv(x, weights.conv, weights.conv_bias, backend)
-        delta, B, C = self._project(u, weights)
+        u = bidirectional_conv(x, self.conv_weight, self.conv_bias, backend)
+        delta, B, C = self._project(u)
         importance = None
         fused = score is not None and score.fused
         merge = score is None or fused
         y = bidirectional_scan(
             u,
             delta,
-            weights.A,
+            at_least_float32(self.A_log).exp().neg(),
             B,
             C,
-            weights.D,
+            self.D,
             z=gate if merge else None,
-            delta_bias=weights.dt_bias,
+            delta_bias=self.dt_bias,
             importance=fused,
             merge=merge,
             backend=backend,
@@ -210,45 +186,33 @@ class BiMambaMixer(nn.Module):
             y = y.mean(dim=0) * F.silu(gate)
         return self.out_proj(y), importance
 
-    def train(self, mode: bool = True) -> 'BiMambaMixer':
-        """Set the mode and forget what was kept for inference."""
-        self.kept_weights.clear()
-        return super().train(mode)
-
-    def _project(
-        self, u: Tensor, weights: MixerWeights
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the input-dependent parameters of the scan.
 
         Args:
             u: (2, B, L, D).
-            weights: Of both directions.
 
         Returns:
             delta (2, B, L, D) without its bias, B and C (2, B, L, S).
         """
-        projected = torch.bmm(u.flatten(1, 2), weights.x_proj)
+        projected = torch.bmm(u.flatten(1, 2), self.x_proj.mT)
         delta, B, C = projected.split(
             [self.dt_rank, self.d_state, self.d_state], dim=-1
         )
-        delta = torch.bmm(delta, weights.dt_proj)
+        delta = torch.bmm(delta, self.dt_proj.mT)
         return tuple(out.unflatten(1, u.shape[1:3]) for out in (delta, B, C))
 
 
-def _reset_dt_proj(
-    dt_proj: nn.Linear, low: float = 1e-3, high: float = 0.1
-) -> None:
-    """Start dt's projection so that softplus(bias) is in [low, high]."""
-    nn.init.uniform_(
-        dt_proj.weight,
-        -(dt_proj.in_features**-0.5),
-        dt_proj.in_features**-0.5,
-    )
-    with torch.no_grad():
-        dt = torch.empty_like(at_least_float32(dt_proj.bias))
-        dt.uniform_(math.log(low), math.log(high)).exp_()
-        # the inverse of softplus
-        dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+def _initial_dt_bias(
+    like: Tensor, low: float = 1e-3, high: float = 0.1
+) -> Tensor:
+    """Draw dt's bias so that its softplus is log-uniform in [low, high].
+
+    In float32 or wider, on the device of ``like`` and in its shape.
+    """
+    dt = torch.empty_like(at_least_float32(like))
+    dt.uniform_(math.log(low), math.log(high)).exp_()
+    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
 
 
 class VimBlock(nn.Module):

@@ -40,7 +40,7 @@ from .stages import (
     Stages,
     decide,
 )
-from .vim import VimEncoder, resize_pos_embed
+from .vim import VimEncoder
 
 
 @MODELS.register_module()
@@ -176,10 +176,10 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
         if exit_head is not None:
             self.exit_head = MODELS.build(dict(exit_head, in_channels=dims))
         if separate_coarse_pos_embed:
-            num_coarse = self.pos_embed.shape[1] // 4
+            height, width = self.pos_grids['pos_embed']
             self.coarse_cls_pos_embed = nn.Parameter(torch.zeros(1, 1, dims))
-            self.coarse_pos_embed = nn.Parameter(
-                torch.zeros(1, num_coarse, dims)
+            self.add_pos_embed(
+                'coarse_pos_embed', (height // 2, width // 2), dims
             )
         else:
             self.coarse_cls_pos_embed = self.coarse_pos_embed = None
@@ -295,7 +295,7 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
         grid = tuple(side // self.patch_size for side in x.shape[2:])
         cls_pos_embed, pos_embed = self._coarse_pos_embeds(grid)
         tokens = self.patch_embed(x) + pos_embed
-        cls = (self.cls_token + cls_pos_embed).expand(len(x), -1, -1)
+        cls = (self.cls_token + cls_pos_embed).expand(x.shape[0], -1, -1)
         out = self.encode(
             insert_cls(tokens, cls),
             self.score_metric,
@@ -353,9 +353,9 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
         fine_index, raster = coarse_to_fine_index(selected, coarse_width).sort(
             dim=1
         )
-        pos_embed = resize_pos_embed(self.pos_embed, self.grid, grid)
+        pos_embed = self.pos_embed_at('pos_embed', grid)
         fine = take_tokens(self.patch_embed(x) + pos_embed, fine_index)
-        cls = (self.cls_token + self.cls_pos_embed).expand(len(x), -1, -1)
+        cls = (self.cls_token + self.cls_pos_embed).expand(x.shape[0], -1, -1)
         if self.reuse is not None:
             reused = self.reuse(take_tokens(coarse.features, selected))
             reused = reused.repeat_interleave(4, dim=1)
@@ -382,10 +382,8 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
     ) -> tuple[Tensor, Tensor]:
         """Position embeddings of CLS and of the coarse grid."""
         if self.coarse_pos_embed is None:
-            resized = resize_pos_embed(self.pos_embed, self.grid, grid)
-            return self.cls_pos_embed, resized
-        own_grid = (self.grid[0] // 2, self.grid[1] // 2)
-        resized = resize_pos_embed(self.coarse_pos_embed, own_grid, grid)
+            return self.cls_pos_embed, self.pos_embed_at('pos_embed', grid)
+        resized = self.pos_embed_at('coarse_pos_embed', grid)
         return self.coarse_cls_pos_embed, resized
 
     def _resolve_eta(self, eta: float | None) -> float:

@@ -8,17 +8,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.logging import MMLogger
-from mmengine.model import BaseModule
 from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmscope.functional import accumulate_importance
 from mmscope.ops import scan_backends
-from mmscope.utils.checkpoint import load_pretrained
+from mmscope.utils.pretrained import load_pretrained
 
+from .embeddings import PatchEmbed, PosEmbeds
 from .layers import (
-    PatchEmbed,
     RMSNorm,
     ScoreMetric,
     VimBlock,
@@ -73,32 +72,12 @@ def resolve_arch(arch: str | dict) -> dict:
     return dict(arch)
 
 
-def resize_pos_embed(
-    pos_embed: Tensor, src: tuple[int, int], dst: tuple[int, int]
-) -> Tensor:
-    """Resample position embeddings bicubically to another grid.
-
-    Args:
-        pos_embed: Row-major, without CLS, (1, h * w, C).
-        src: Grid (h, w) that it has.
-        dst: Grid that it gets.
-
-    Returns:
-        (1, h' * w', C).
-    """
-    if src == dst:
-        return pos_embed
-    grid = at_least_float32(pos_embed).transpose(1, 2).unflatten(2, src)
-    grid = F.interpolate(grid, size=dst, mode='bicubic', align_corners=False)
-    return grid.flatten(2).transpose(1, 2).to(pos_embed.dtype)
-
-
-class VimEncoder(BaseModule):
+class VimEncoder(PosEmbeds):
     """Patch embedding, position embeddings and a stack of Vim's blocks.
 
-    The state dict has Vim's names: ``patch_embed.proj``, ``cls_token``,
-    ``layers.N.norm``, ``layers.N.mixer.*`` and ``norm_f``; only the row of
-    CLS is stored beside ``pos_embed``, as ``cls_pos_embed``.
+    The state dict has Vim's names but for two: the row of CLS is stored
+    beside ``pos_embed``, as ``cls_pos_embed``, and mixers stack the
+    parameters of both directions, see :class:`BiMambaMixer`.
 
     Args:
         arch: 'tiny', 'small', 'base' or a dict, see :func:`resolve_arch`.
@@ -146,19 +125,16 @@ class VimEncoder(BaseModule):
         self._check_scan_backend(scan_backend)
         self.with_cp = with_cp
         self.frozen_stages = frozen_stages
-        self.graphs = None  # set by encoder_graphs.cuda_graphs
-        self.grid = tuple(
-            math.ceil(side / size_divisor) * size_divisor // patch_size
-            for side in to_2tuple(img_size)
-        )
 
         dims = self.embed_dims
         self.patch_embed = PatchEmbed(in_channels, dims, patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims))
         self.cls_pos_embed = nn.Parameter(torch.zeros(1, 1, dims))
-        self.pos_embed = nn.Parameter(
-            torch.zeros(1, math.prod(self.grid), dims)
+        grid = tuple(
+            math.ceil(side / size_divisor) * size_divisor // patch_size
+            for side in to_2tuple(img_size)
         )
+        self.add_pos_embed('pos_embed', grid, dims)
         rates = np.linspace(0, drop_path_rate, self.num_layers).tolist()
         self.layers = nn.ModuleList(
             VimBlock(dims, rate, scan_backend=scan_backend, **arch)
@@ -170,7 +146,6 @@ class VimEncoder(BaseModule):
             for _ in self.out_indices
             if level_norms
         )
-        self.register_load_state_dict_pre_hook(_resize_loaded_pos_embeds)
         self.reset_parameters()
 
     def _check_out_indices(self, out_indices: Sequence[int]) -> tuple:
@@ -199,8 +174,9 @@ class VimEncoder(BaseModule):
         """Draw Vim's initial weights."""
         self.patch_embed.reset_parameters()
         for name, parameter in self.named_parameters(recurse=False):
-            if name.endswith(('pos_embed', 'cls_token')):
+            if name.endswith(('cls_pos_embed', 'cls_token')):
                 nn.init.trunc_normal_(parameter, std=0.02)
+        self.reset_pos_embeds()
         for module in self.modules():
             if isinstance(module, RMSNorm):
                 module.reset_parameters()
@@ -213,6 +189,9 @@ class VimEncoder(BaseModule):
         Generic initialisers of ``init_cfg``, this module's or its parents',
         do not reach the encoder's own parameters.
         """
+        if self.is_init:
+            super().init_weights()  # says that it changes nothing
+            return
         configs = self.init_cfg or []
         configs = [configs] if isinstance(configs, dict) else configs
         pretrained = [c for c in configs if c['type'] == 'Pretrained']
@@ -307,19 +286,7 @@ class VimEncoder(BaseModule):
             score_layers: Blocks whose scores are averaged.
             beta: Smoothing factor of that average (Eq. 12).
         """
-        x, options = at_least_float32(x), (score, tuple(score_layers), beta)
-        if self.graphs is None or self.training or torch.is_grad_enabled():
-            return self.run_blocks(x, *options)
-        return self.graphs(self.run_blocks, x, *options)
-
-    def run_blocks(
-        self,
-        x: Tensor,
-        score: ScoreMetric | None,
-        score_layers: tuple[int, ...],
-        beta: float,
-    ) -> Encoded:
-        """See :meth:`encode`; ``x`` is float32 or wider."""
+        x = at_least_float32(x)
         levels, importance = [], None
         for index, layer in enumerate(self.layers):
             metric = score if index in score_layers else None
@@ -336,27 +303,3 @@ class VimEncoder(BaseModule):
             if index in self.out_indices:
                 levels.append(x)
         return Encoded(tuple(levels), x, importance)
-
-
-def _resize_loaded_pos_embeds(
-    module: VimEncoder, state_dict: dict, prefix: str, *_: object
-) -> None:
-    """Fit position embeddings of a checkpoint to the module's grid."""
-    for name in ('pos_embed', 'coarse_pos_embed'):
-        loaded = state_dict.get(prefix + name)
-        own = getattr(module, name, None)
-        if loaded is None or own is None or loaded.shape == own.shape:
-            continue
-        side = math.isqrt(loaded.shape[1])
-        if side**2 != loaded.shape[1]:
-            raise ValueError(
-                f'cannot resample {prefix + name} with '
-                f'{loaded.shape[1]} positions, which is no square grid; '
-                'build the model with the img_size of the checkpoint'
-            )
-        grid = module.grid
-        if name == 'coarse_pos_embed':
-            grid = (grid[0] // 2, grid[1] // 2)
-        state_dict[prefix + name] = resize_pos_embed(
-            loaded, (side, side), grid
-        )

@@ -9,7 +9,7 @@ from mmscope.functional.checks import check_choice
 from mmscope.registry import MODELS
 
 from .layer_depth import LayerDepth
-from .vim import VimEncoder, resize_pos_embed
+from .vim import VimEncoder
 
 OUT_TYPES = ('featmap', 'cls_token', 'raw')
 
@@ -96,9 +96,8 @@ class VisionMambaBackbone(LayerDepth, VimEncoder):
         self.check_images(x)
         x = self.pad(x)
         grid = tuple(side // self.patch_size for side in x.shape[2:])
-        pos_embed = resize_pos_embed(self.pos_embed, self.grid, grid)
-        tokens = self.patch_embed(x) + pos_embed
-        cls = (self.cls_token + self.cls_pos_embed).expand(len(x), -1, -1)
+        tokens = self.patch_embed(x) + self.pos_embed_at('pos_embed', grid)
+        cls = (self.cls_token + self.cls_pos_embed).expand(x.shape[0], -1, -1)
         levels = self.encode(insert_cls(tokens, cls)).levels
         if self.out_type == 'raw':
             return tuple(self.norm_f(level) for level in levels)

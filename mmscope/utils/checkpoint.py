@@ -1,6 +1,5 @@
-"""Checkpoints of the official Vim and of mmscope, loaded loudly."""
+"""Checkpoints, read without running what they hold."""
 
-import math
 import pickle
 import re
 from collections.abc import Iterable
@@ -9,36 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from mmengine.logging import MMLogger
-from torch import Tensor, nn
+from torch import Tensor
 
 StateDict = dict[str, Tensor]
-
-BLOCK_KEYS = (
-    'norm.weight',
-    *(f'mixer.{name}' for name in ('A_log', 'A_b_log', 'D', 'D_b')),
-    *(
-        f'mixer.{name}.weight'
-        for name in (
-            *('in_proj', 'out_proj', 'x_proj', 'x_proj_b'),
-            *('dt_proj', 'dt_proj_b', 'conv1d', 'conv1d_b'),
-        )
-    ),
-    *(
-        f'mixer.{name}.bias'
-        for name in ('dt_proj', 'dt_proj_b', 'conv1d', 'conv1d_b')
-    ),
-)
-STEM_KEYS = (
-    'patch_embed.proj.weight',
-    'patch_embed.proj.bias',
-    'cls_token',
-    'pos_embed',
-    'norm_f.weight',
-)
-# what a Vim checkpoint cannot have, and what a backbone may not read
-NEW_IN_MMSCOPE = r'(coarse_(cls_)?pos_embed|level_norms\.|reuse\.|exit_head\.)'
-NOT_IN_BACKBONE = r'(head\.|norm_f\.|exit_head\.|level_norms\.)'
 
 
 class CheckpointError(RuntimeError):
@@ -73,6 +45,21 @@ class KeyReport:
             for line in missing + unexpected
             if line.split(' ', 1)[1] not in self.expected
         ]
+
+    def expect(self, pattern: str, keys: Iterable[str]) -> None:
+        """Count those of the keys as expected that begin as told."""
+        self.expected.update(key for key in keys if re.match(pattern, key))
+
+    def check(self, what: str) -> None:
+        """Raise CheckpointError, which begins with ``what``, on problems."""
+        problems = self.problems
+        if problems:
+            shown = '; '.join(problems[:8])
+            rest = len(problems) - 8
+            more = f' and {rest} more' if rest > 0 else ''
+            raise CheckpointError(
+                f'{what}: {shown}{more}; check arch and checkpoint'
+            )
 
     def __str__(self) -> str:
         lines = []
@@ -192,173 +179,3 @@ def _unreadable(path: Path) -> CheckpointError:
         f'{path} ({size} bytes) is truncated or not a PyTorch checkpoint; '
         'download or save it again'
     )
-
-
-def is_vim(state: StateDict) -> bool:
-    """Whether these are weights of the official Vim: CLS in pos_embed."""
-    return 'pos_embed' in state and 'cls_pos_embed' not in state
-
-
-def convert_vim_state_dict(state: StateDict) -> tuple[StateDict, KeyReport]:
-    """Rename the weights of an official Vim to ours.
-
-    Vim keeps the position embedding of CLS, which stands in the middle of
-    the sequence, in the middle row of ``pos_embed``, not in the first.
-
-    Args:
-        state: Weights with Vim's names.
-
-    Returns:
-        Weights with our names, and what became of each key.
-
-    Raises:
-        CheckpointError: a key that matters is missing, or ``pos_embed`` has
-            no row for CLS.
-    """
-    depths = [int(m[1]) for k in state if (m := re.match(r'layers\.(\d+)', k))]
-    wanted = [
-        *STEM_KEYS,
-        *(
-            f'layers.{n}.{key}'
-            for n in range(max(depths, default=0) + 1)
-            for key in BLOCK_KEYS
-        ),
-    ]
-    report = KeyReport(
-        used=[k for k in wanted if k in state],
-        missing=[k for k in wanted if k not in state],
-        unexpected=[k for k in state if k not in set(wanted)],
-    )
-    report.expected.update(_matching(r'(head|rope)\.', report.unexpected))
-    _raise_problems(report, 'not the weights of an official Vim')
-
-    converted = {k: state[k] for k in report.used}
-    num_patches = state['pos_embed'].shape[1] - 1
-    if math.isqrt(num_patches) ** 2 != num_patches:
-        raise CheckpointError(
-            f'pos_embed has {num_patches + 1} rows, which is no square grid '
-            'and one row for CLS; use weights with a class token (midclstok)'
-        )
-    middle = num_patches // 2
-    pos_embed = state['pos_embed']
-    converted['pos_embed'] = torch.cat(
-        [pos_embed[:, :middle], pos_embed[:, middle + 1 :]], dim=1
-    )
-    converted['cls_pos_embed'] = pos_embed[:, middle : middle + 1].clone()
-    report.derived.append('cls_pos_embed')
-    return converted, report
-
-
-def convert_vim_checkpoint(src: str | Path, dst: str | Path) -> KeyReport:
-    """Convert a checkpoint of the official Vim into a file of ours.
-
-    The file suits ``init_cfg=dict(type='Pretrained', checkpoint=dst)`` of
-    both backbones.
-
-    Args:
-        src: Vim's checkpoint.
-        dst: File to write.
-
-    Returns:
-        What became of every key.
-
-    Raises:
-        FileNotFoundError: ``src`` does not exist.
-        CheckpointError: it is no checkpoint of the official Vim.
-    """
-    state = read_state_dict(src)
-    if 'cls_pos_embed' in state:
-        raise CheckpointError(f"{src} has mmscope's names already")
-    converted, report = convert_vim_state_dict(state)
-    torch.save(dict(state_dict=converted, meta=dict(source='Vim')), dst)
-    return report
-
-
-def load_pretrained(
-    module: nn.Module, path: str | Path, prefix: str | None = None
-) -> KeyReport:
-    """Load a backbone's weights from a checkpoint of Vim or of mmscope.
-
-    The coarse position embeddings and the level norms, which Vim does not
-    have, start as the fine ones and as ``norm_f``.
-
-    Args:
-        module: A backbone of mmscope.
-        path: The checkpoint.
-        prefix: Take only the keys below it; by default 'backbone' where the
-            checkpoint is of a whole model.
-
-    Returns:
-        What became of every key; it is logged too.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: the file is no checkpoint, or of another model.
-    """
-    state = read_state_dict(path)
-    if prefix is None and 'backbone.cls_token' in state:
-        prefix = 'backbone'
-    if prefix is not None:
-        start = prefix.rstrip('.') + '.'
-        state = {
-            k.removeprefix(start): v
-            for k, v in state.items()
-            if k.startswith(start)
-        }
-        if not state:
-            raise CheckpointError(
-                f'{path} has no key that starts with {start}'
-            )
-    if is_vim(state):
-        state, _ = convert_vim_state_dict(state)
-
-    report = KeyReport(derived=_derive_new_keys(module, state))
-    wanted = module.state_dict()
-    report.used = [k for k in wanted if k in state]
-    report.missing = [k for k in wanted if k not in state]
-    report.unexpected = [k for k in state if k not in wanted]
-    report.expected.update(_matching(NEW_IN_MMSCOPE, report.missing))
-    report.expected.update(_matching(NOT_IN_BACKBONE, report.unexpected))
-    _raise_problems(report, f'{path} is not of this model')
-    try:
-        module.load_state_dict(state, strict=False)
-    except RuntimeError as err:
-        raise CheckpointError(
-            f'{path} is of another architecture: {err}'
-        ) from err
-    MMLogger.get_current_instance().info('loaded %s\n%s', path, report)
-    return report
-
-
-def _derive_new_keys(module: nn.Module, state: StateDict) -> list[str]:
-    """Fill keys that Vim does not have from those that it has."""
-    sources = {
-        'coarse_cls_pos_embed': 'cls_pos_embed',
-        'coarse_pos_embed': 'pos_embed',
-    }
-    wanted = set(module.state_dict())
-    for key in sorted(wanted):
-        if key.startswith('level_norms.'):
-            sources[key] = 'norm_f.weight'
-    derived = [
-        key
-        for key, source in sources.items()
-        if key in wanted and key not in state and source in state
-    ]
-    for key in derived:
-        state[key] = state[sources[key]].clone()
-    return derived
-
-
-def _matching(pattern: str, keys: Iterable[str]) -> list[str]:
-    return [key for key in keys if re.match(pattern, key)]
-
-
-def _raise_problems(report: KeyReport, what: str) -> None:
-    problems = report.problems
-    if problems:
-        shown = '; '.join(problems[:8])
-        more = f' and {len(problems) - 8} more' if len(problems) > 8 else ''
-        raise CheckpointError(
-            f'{what}: {shown}{more}; check arch and checkpoint'
-        )

@@ -86,14 +86,14 @@ def encoder_flops(
     """Count all blocks over a sequence of ``length`` tokens, CLS included."""
     check_choice('convention', convention, CONVENTIONS)
     mixer, dims = net.layers[0].mixer, net.embed_dims
-    inner, states, rank = len(mixer.D), mixer.d_state, mixer.dt_rank
+    inner, states, rank = mixer.D.shape[1], mixer.d_state, mixer.dt_rank
     directions = 1 if convention == 'published' else 2
     inputs = directions * inner * (rank + 2 * states + rank)
     linear = 3 * dims * inner + inputs
     one = Counter(
         projections=length * linear,
         conv=conv_flops(
-            length, inner, mixer.conv1d.kernel_size[0], directions
+            length, inner, mixer.conv_weight.shape[-1], directions
         ),
         scan=scan_flops(length, inner, states, directions),
         norm=_norm(length, dims, convention),

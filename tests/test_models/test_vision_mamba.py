@@ -3,11 +3,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.logging import MMLogger
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
 from mmscope.ops import use_backend
+from mmscope.utils.vim_checkpoint import to_vim
 
 
 @pytest.mark.parametrize(
@@ -47,13 +49,13 @@ def test_parameters_with_a_1000_class_head(arch, millions) -> None:
 
 def written_out(net: VisionMambaBackbone, images: Tensor) -> Tensor:
     """Vim's forward pass for one class token, one step at a time."""
-    p = net.state_dict()
+    p, _ = to_vim(net.state_dict())
     x = F.conv2d(images, p['patch_embed.proj.weight'],
                  p['patch_embed.proj.bias'], stride=16)  # fmt: skip
-    x = x.flatten(2).transpose(1, 2) + p['pos_embed']
-    cls = (p['cls_token'] + p['cls_pos_embed']).expand(len(x), -1, -1)
-    middle = x.shape[1] // 2
+    x = x.flatten(2).transpose(1, 2)
+    cls, middle = p['cls_token'].expand(len(x), -1, -1), x.shape[1] // 2
     hidden = torch.cat([x[:, :middle], cls, x[:, middle:]], dim=1)
+    hidden = hidden + p['pos_embed']
     residual = torch.zeros_like(hidden)
     for n in range(net.num_layers):
         residual = residual + hidden
@@ -170,26 +172,45 @@ def test_init_weights_draws_vims_statistics(init_cfg) -> None:
     net.init_weights()
     for layer in net.layers:
         m = layer.mixer
-        for proj in (m.dt_proj, m.dt_proj_b):
-            dt = F.softplus(proj.bias)
+        for bias in m.dt_bias:
+            dt = F.softplus(bias)
             assert dt.min() >= 1e-3 * 0.999
             assert dt.max() <= 0.1 * 1.001
             # log-uniform: half of them below the geometric mean
             assert 0.35 < (dt < 0.01).float().mean() < 0.65
-            assert proj.weight.abs().max() <= 12**-0.5
-        for a_log in (m.A_log, m.A_b_log):
-            expected = torch.arange(1.0, 17).log().expand(384, 16)
-            torch.testing.assert_close(a_log.data, expected)
+        expected = torch.arange(1.0, 17).log().expand(2, 384, 16)
+        torch.testing.assert_close(m.A_log.data, expected)
         assert (m.D == 1).all()
-        assert (m.D_b == 1).all()
         # kaiming uniform with a = sqrt(5): bound 1 / sqrt(fan_in)
-        bound = 1 / math.sqrt(384 * 24)
-        assert 0.99 * bound < m.out_proj.weight.abs().max() <= bound
-        assert m.in_proj.weight.abs().max() <= 1 / math.sqrt(192)
+        for weights, fan_in in (
+            ((m.in_proj.weight,), 192),
+            ((m.out_proj.weight,), 384 * 24),
+            (m.conv_weight, 4),
+            (m.conv_bias, 4),
+            (m.x_proj, 384),
+            (m.dt_proj, 12),
+        ):
+            for weight in weights:
+                bound = 1 / math.sqrt(fan_in)
+                assert 0.97 * bound < weight.abs().max() <= bound
+                assert weight.mean().abs() < 0.1 * bound
         assert (layer.norm.weight == 1).all()
     assert net.pos_embed.std().item() == pytest.approx(0.02, rel=0.05)
     deviation = net.patch_embed.proj.weight.std().item()
     assert deviation == pytest.approx(768**-0.5, rel=0.05)
+
+
+def test_a_second_init_weights_only_warns(make_net, caplog) -> None:
+    net = make_net()
+    net.init_weights()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    logger = MMLogger.get_current_instance()  # does not propagate
+    logger.addHandler(caplog.handler)
+    net.init_weights()
+    logger.removeHandler(caplog.handler)
+    assert 'has been called more than once' in caplog.text
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
 
 
 @pytest.mark.parametrize(
@@ -241,7 +262,7 @@ def test_parameters_are_reset_in_half_precision(dtype):
     )
     mixer = net.to(dtype).layers[0].mixer
     net.reset_parameters()
-    dt = F.softplus(mixer.dt_proj.bias.double())
+    dt = F.softplus(mixer.dt_bias.double())
     assert 1e-3 * 0.97 < dt.min() < 1.1e-3
     assert 0.09 < dt.max() < 0.1 * 1.03
     expected = torch.arange(1.0, 17).log().to(dtype)

@@ -125,7 +125,7 @@ def test_mmengine_counts_the_operators(make_vim, backend) -> None:
     assert whole['flops'] == analyzer.total()
     scans = [n for op, n in analyzer.by_operator().items() if 'can' in op]
     mixer = net.layers[0].mixer
-    one = scan_flops(25, len(mixer.D), mixer.d_state)
+    one = scan_flops(25, mixer.D.shape[1], mixer.d_state)
     assert scans == [net.num_layers * one]
 
 

@@ -16,7 +16,6 @@ optim_wrapper = dict(
             'pos_embed': dict(decay_mult=0.0),
             'cls_token': dict(decay_mult=0.0),
             'A_log': dict(decay_mult=0.0),
-            'A_b_log': dict(decay_mult=0.0),
             'mixer.D': dict(decay_mult=0.0),
         },
     ),
