@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmscope.models import VisionMambaBackbone
 from mmscope.models.layers import BiMambaMixer, ScoreMetric
@@ -140,20 +140,20 @@ class OfficialVim(VisionMambaBackbone):
         super().__init__(**options)
         self.kernels = kernels
 
-    def run_blocks(
+    def encode(
         self,
         x: Tensor,
-        score: ScoreMetric | None,
-        score_layers: tuple[int, ...],
-        beta: float,
+        score: ScoreMetric | None = None,
+        score_layers: Sequence[int] = (),
+        beta: float = 0.0,
     ) -> Encoded:
-        """See :meth:`VimEncoder.run_blocks`; it scores no tokens.
+        """See :meth:`VimEncoder.encode`; it scores no tokens.
 
         Raises:
             RuntimeError: mamba_ssm's kernel cannot run here.
         """
         if x.is_meta:  # no kernel; a count of the work is the same
-            return super().run_blocks(x, score, score_layers, beta)
+            return super().encode(x, score, score_layers, beta)
         if self.kernels is None:
             if reason := why_no_kernels(x.device):
                 raise RuntimeError(f'OfficialVim cannot run here: {reason}')
@@ -222,22 +222,13 @@ class _Weights(NamedTuple):
     D: Tensor
 
 
-def _weights(mixer: nn.Module, direction: int) -> _Weights:
-    suffix = ('', '_b')[direction]
-    conv, x_proj, dt_proj = (
-        getattr(mixer, f'{name}{suffix}')
-        for name in ('conv1d', 'x_proj', 'dt_proj')
-    )
-    a_log, skip = (
-        (mixer.A_log, mixer.D),
-        (mixer.A_b_log, mixer.D_b),
-    )[direction]
+def _weights(mixer: BiMambaMixer, direction: int) -> _Weights:
     return _Weights(
-        conv.weight.squeeze(1),
-        conv.bias,
-        x_proj.weight,
-        dt_proj.weight,
-        dt_proj.bias.float(),
-        -a_log.float().exp(),
-        skip.float(),
+        mixer.conv_weight[direction],
+        mixer.conv_bias[direction],
+        mixer.x_proj[direction],
+        mixer.dt_proj[direction],
+        mixer.dt_bias[direction].float(),
+        -mixer.A_log[direction].float().exp(),
+        mixer.D[direction].float(),
     )
