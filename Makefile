@@ -19,6 +19,7 @@ WHEELS := $(wildcard ../shared/wheels)
 # as fresh memory comes in 2 MB at a time instead of 4 KB.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
+ASAN := build/asan
 DEMO := configs/demo/mambascope_demo.py
 DEMO_DATA := data/sample
 DEMO_DIR := work_dirs/demo
@@ -29,12 +30,13 @@ STEP := @printf '\n==> %s\n'
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format clean distclean
+.PHONY: help setup demo test test-all test-asan lint format clean distclean
 
 help:
 	@echo 'make demo      train, evaluate and show a small MambaScope on sample data'
 	@echo 'make test      lint and the fast tests'
 	@echo 'make test-all  lint and all tests, the slow ones included'
+	@echo 'make test-asan the C++ operators under sanitizers'
 	@echo 'make lint      format check and lint'
 	@echo 'make format    format and fix what can be fixed'
 	@echo 'make setup     only create .venv'
@@ -113,6 +115,24 @@ test: lint
 test-all: lint
 	$(STEP) 'All tests (many minutes)'
 	$(PYTEST) -m '' $(PYTEST_ARGS)
+
+# The extension under the address and undefined-behaviour sanitizers, in a copy
+# of the tree. torch and Python keep memory on purpose: no leaks are looked for.
+ASAN_TESTS := test_boundary.py test_scan/test_cpu.py test_conv/test_conv.py \
+	test_norm/test_norm.py
+test-asan: $(DONE)/mmscope
+	$(STEP) 'The C++ operators under sanitizers (10 minutes)'
+	@mkdir -p $(ASAN)
+	git ls-files -z | tar --null -T - -c | tar -x -C $(ASAN)
+	cd $(ASAN) && MMSCOPE_SANITIZE=1 $(CURDIR)/$(BIN)/python setup.py -q \
+	    build_ext --inplace
+	cd $(ASAN) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) \
+	    $$(gcc -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	    PYTHONPATH=$(CURDIR)/$(ASAN) OMP_NUM_THREADS=2 \
+	    $(CURDIR)/$(BIN)/python -m pytest -q -p no:cacheprovider \
+	    -k 'not compile and not export and not process' \
+	    $(addprefix tests/test_ops/,$(ASAN_TESTS)) $(PYTEST_ARGS)
 
 # ------------------------------------------------------------------ demo ----
 

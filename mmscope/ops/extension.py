@@ -15,6 +15,12 @@ else:
     FLAGS = ['-O3', '-g0', '-fno-math-errno', '-fno-trapping-math']
     # threads come from torch, whose headers use OpenMP where it is on
     LINK_FLAGS = [] if sys.platform == 'darwin' else ['-fopenmp']
+# for `make test-asan`: an access out of bounds or undefined behaviour ends
+# the process with a report
+SANITIZE = [
+    *('-O2', '-g', '-fno-omit-frame-pointer'),
+    *('-fsanitize=address,undefined', '-fno-sanitize-recover=all'),
+]
 
 
 def without_extension(reason: object) -> dict[str, Any]:
@@ -43,11 +49,14 @@ def options() -> dict[str, Any]:
                 without_extension(error)
                 self.extensions = []
 
+    flags, link_flags = FLAGS, LINK_FLAGS
+    if os.environ.get('MMSCOPE_SANITIZE', '0') != '0':
+        flags, link_flags = SANITIZE, [*LINK_FLAGS, *SANITIZE[-2:]]
     scan = CppExtension(
         'mmscope.ops._C',
         sorted(str(path) for path in SOURCES.glob('*.cpp')),
         depends=sorted(str(path) for path in SOURCES.glob('*.h')),
-        extra_compile_args=FLAGS + LINK_FLAGS,
-        extra_link_args=LINK_FLAGS,
+        extra_compile_args=flags + LINK_FLAGS,
+        extra_link_args=link_flags,
     )
     return {'ext_modules': [scan], 'cmdclass': {'build_ext': OptionalBuild}}

@@ -26,10 +26,13 @@ size_t forward_bytes(const Problem<T>& p, const Task& task) {
 template <typename T>
 void raise_peaks(const T* y, const Span& span, const Channels& c, T* tile) {
   constexpr int W = kLanes<T>;
-  T none[W];
-  for (int i = 0; i < W; ++i) none[i] = i < c.size ? 0 : -INFINITY;
+  T real[W];
+  for (int i = 0; i < W; ++i) real[i] = i < c.size ? 1 : 0;
+  // chosen and not added: a lane without channel is NaN where B is infinite
+  const Vec<T> is_real = load(real), none = splat(T(-INFINITY));
   for (int64_t i = 0; i < span.size * W; i += W)
-    store<T>(tile + i, larger<T>(load(tile + i), load(y + i) + load(none)));
+    store<T>(tile + i, larger<T>(load(tile + i),
+                                 is_real > T(0) ? load(y + i) : none));
 }
 
 // peaks (L) = larger(peaks, lanes of the tile)

@@ -5,34 +5,13 @@
 
 #include <tuple>
 
+#include "checks.h"
 #include "tensors.h"
 
 namespace mmscope {
 namespace {
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
-
-// Images times pieces of their tokens. The split depends on the shapes alone,
-// so that sums have the same bits for any number of threads.
-struct Pieces {
-  int64_t size, count, pieces, length;
-
-  Pieces(int64_t batch, int64_t length, int64_t size)
-      : size(size), length(length) {
-    pieces = (length + size - 1) / size;
-    count = batch * pieces;
-  }
-
-  template <typename F>
-  void run(F work) const {
-    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t first = i % pieces * size;
-        work(i, Tokens{i / pieces, first, std::min(first + size, length)});
-      }
-    });
-  }
-};
 
 // Large enough for few sums, small enough for some 32 pieces in all.
 int64_t piece_for_sums(int64_t batch, int64_t length) {
@@ -97,8 +76,18 @@ Gradients conv_backward(const Tensor& grad_out, const Tensor& x,
           sum.select(1, taps).contiguous().to(bias.scalar_type())};
 }
 
+void check_conv(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  check_axes("x", x, 3, "(B, L, D)");
+  check_axes("weight", weight, 3, "(2, D, K)");
+  TORCH_CHECK(x.size(2) > 0, "x must have channels, got ", x.sizes());
+  check_range("the number of taps", weight.size(2), kMaxTaps);
+  check_tensor("weight", weight, {2, x.size(2), weight.size(2)});
+  check_tensor("bias", bias, {2, x.size(2)});
+}
+
 Tensor conv_forward_cpu(const Tensor& x, const Tensor& weight,
                         const Tensor& bias) {
+  check_conv(x, weight, bias);
   const auto run = x.scalar_type() == at::kDouble ? conv_forward<double>
                                                   : conv_forward<float>;
   return run(x, weight, bias);
@@ -106,6 +95,8 @@ Tensor conv_forward_cpu(const Tensor& x, const Tensor& weight,
 
 Gradients conv_backward_cpu(const Tensor& grad, const Tensor& x,
                             const Tensor& weight, const Tensor& bias) {
+  check_conv(x, weight, bias);
+  check_tensor("grad", grad, {2, x.size(0), x.size(1), x.size(2)});
   const auto run = x.scalar_type() == at::kDouble ? conv_backward<double>
                                                   : conv_backward<float>;
   return run(grad, x, weight, bias);
@@ -155,9 +146,19 @@ std::tuple<Tensor, Tensor> norm_backward(const Tensor& grad, const Tensor& x,
           sum.view(weight.sizes()).to(weight.scalar_type())};
 }
 
+void check_norm(const Tensor& x, const Tensor& weight) {
+  check_real("x", x);
+  check_axes("weight", weight, 1, "(C)");
+  TORCH_CHECK(x.dim() > 0 && x.size(-1) == weight.size(0) && x.size(-1) > 0,
+              "x must be (..., C) and weight (C), got ", x.sizes(), " and ",
+              weight.sizes());
+}
+
 std::tuple<Tensor, Tensor> norm_forward_cpu(const Tensor& x,
                                             const Tensor& weight,
                                             double eps) {
+  check_norm(x, weight);
+  TORCH_CHECK(eps >= 0, "eps must not be negative, got ", eps);
   const auto run = x.scalar_type() == at::kDouble ? norm_forward<double>
                                                   : norm_forward<float>;
   return run(x, weight, eps);
@@ -167,6 +168,9 @@ std::tuple<Tensor, Tensor> norm_backward_cpu(const Tensor& grad,
                                              const Tensor& x,
                                              const Tensor& scale,
                                              const Tensor& weight) {
+  check_norm(x, weight);
+  check_tensor("grad", grad, x.sizes());
+  check_tensor("scale", scale, x.sizes().slice(0, x.dim() - 1));
   const auto run = x.scalar_type() == at::kDouble ? norm_backward<double>
                                                   : norm_backward<float>;
   return run(grad, x, scale, weight);

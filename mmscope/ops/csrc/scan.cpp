@@ -7,16 +7,38 @@
 #include <tuple>
 #include <vector>
 
+#include "checks.h"
 #include "tensors.h"
 
 namespace mmscope {
 namespace {
 
-using MaybeTensor = std::optional<Tensor>;
-
 struct Inputs {
   Tensor u, delta, A, B, C;
   MaybeTensor D, z, bias;
+
+  // Shapes as in scan.h; nothing but the batch may be empty.
+  void check(at::IntArrayRef reverse, int64_t chunk) const {
+    check_axes("u", u, 4, "(G, B, L, Dim)");
+    check_axes("A", A, 3, "(G, Dim, S)");
+    const int64_t G = u.size(0), batch = u.size(1), L = u.size(2);
+    const int64_t Dim = u.size(3), S = A.size(2);
+    TORCH_CHECK(G > 0 && L > 0 && Dim > 0 && S > 0,
+                "a scan needs at least one direction, token, channel and "
+                "state, got u ", u.sizes(), " and A ", A.sizes());
+    check_tensor("delta", delta, u.sizes());
+    check_tensor("A", A, {G, Dim, S});
+    check_tensor("B", B, {G, batch, L, S});
+    check_tensor("C", C, {G, batch, L, S});
+    check_tensor("D", D, {G, Dim});
+    check_tensor("z", z, {batch, L, Dim});
+    check_tensor("delta_bias", bias, {G, Dim});
+    check_range("chunk", chunk, kMaxChunk);
+    TORCH_CHECK(int64_t(reverse.size()) == G, "reverse must have ", G,
+                " entries, got ", reverse.size());
+    for (const int64_t way : reverse)
+      TORCH_CHECK(way == 0 || way == 1, "reverse must be 0 or 1, got ", way);
+  }
 };
 
 // The tensors of a call, converted, and the problem that points into them.
@@ -32,9 +54,6 @@ struct Call {
         A(plain<T>(in.A)),
         B(plain<T>(in.B)),
         C(plain<T>(in.C)) {
-    TORCH_CHECK(chunk > 0, "chunk must be positive, got ", chunk);
-    TORCH_CHECK(int64_t(reverse.size()) == u.size(0), "reverse must have ",
-                u.size(0), " entries, got ", reverse.size());
     if (in.D) D = plain<T>(*in.D);
     if (in.z) z = readable<T>(*in.z);
     if (in.bias) bias = plain<T>(*in.bias);
@@ -76,6 +95,36 @@ struct Tasks {
 
 // --------------------------------------------------------------- forward ----
 
+Rows direction(Rows rows, int64_t g) {
+  rows.data = static_cast<char*>(rows.data) + g * rows.g * rows.bytes;
+  rows.g = 0;
+  return rows;
+}
+
+// Direction g alone, neither averaged nor, if that is done later, gated.
+template <typename T>
+Problem<T> one_direction(Problem<T> p, int64_t g) {
+  const auto at = [&](auto*& x, int64_t size) { x = x ? x + g * size : x; };
+  at(p.reverse, 1);
+  at(p.A, p.Dim * p.S), at(p.D, p.Dim), at(p.bias, p.Dim);
+  at(p.Bt, p.B * p.L * p.S), at(p.Ct, p.B * p.L * p.S);
+  at(p.starts, p.B * ((p.L + p.chunk - 1) / p.chunk) * p.S * p.Dim);
+  p.u = direction(p.u, g), p.delta = direction(p.delta, g);
+  if (p.merge) p.z = {};
+  p.out = direction(p.merge ? p.sums : p.out, g);
+  p.G = 1, p.merge = false;
+  return p;
+}
+
+// Directions are scanned one after the other, so that they add up in place;
+// side by side where nothing is added, or threads would have nothing to do.
+// The bits are the same.
+template <typename T>
+bool side_by_side(const Problem<T>& p, const Tasks& tasks) {
+  return p.G > 1 &&
+         (!p.merge || tasks.count < 2 * int64_t(at::get_num_threads()));
+}
+
 template <typename T>
 std::tuple<Tensor, Tensor, Tensor> forward(const Inputs& in, bool softplus,
                                            at::IntArrayRef reverse,
@@ -84,27 +133,37 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Inputs& in, bool softplus,
   Call<T> call(in, softplus, reverse, merge, chunk);
   Problem<T>& p = call.p;
   const Tasks tasks(p, p.B * p.Dim < 2048 ? 32 : 64);
+  const bool apart = side_by_side(p, tasks);
   const Tensor like = merge ? call.u.select(0, 0) : call.u;
   const Tensor out = writable<T>(like, in.u.scalar_type());
   const bool aside = merge && p.G > 1 && out.scalar_type() == at::kBFloat16;
-  const Tensor sums = aside ? call.sums(like.sizes()) : out;
+  const Tensor sums = apart && merge ? call.sums(call.u.sizes())
+                      : aside        ? call.sums(like.sizes())
+                                     : out;
   const int64_t chunks = (p.L + chunk - 1) / chunk;
   const Tensor starts = save
       ? call.sums({p.G, p.B, chunks, p.S, p.Dim}) : call.sums({0});
-  const Tensor peaks = call.sums({importance ? tasks.count : 0, p.L});
+  const int64_t times = apart ? p.G : 1, count = tasks.count * times;
+  const Tensor peaks = call.sums({importance ? count : 0, p.L});
   p.out = rows(out), p.sums = rows(sums);
   p.starts = save ? pointer<T>(starts) : nullptr;
-  at::parallel_for(0, tasks.count, 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
     const auto& use = kernels<T>();
     for (int64_t i = begin; i < end; ++i) {
-      const Task task = tasks.task(i);
+      const Problem<T> part = apart ? one_direction(p, i % times) : p;
+      const Task task = tasks.task(i / times);
       T* peak = importance ? pointer<T>(peaks) + i * p.L : nullptr;
-      use.forward(p, task, peak, scratch(use.forward_bytes(p, task)));
+      use.forward(part, task, peak, scratch(use.forward_bytes(part, task)));
     }
   });
+  if (apart && merge)
+    Pieces(p.B, p.L, 32).run([&](int64_t, const Tokens& task) {
+      const auto& use = kernels<T>();
+      use.merge(p, task, scratch(use.merge_bytes(p)));
+    });
   // softplus is monotone, so one softplus after the max is enough
   const Tensor score = importance
-      ? at::softplus(peaks.view({p.B, tasks.groups, p.L}).amax(1))
+      ? at::softplus(peaks.view({p.B, tasks.groups * times, p.L}).amax(1))
             .to(at::kFloat)
       : at::empty({0}, call.A.options().dtype(at::kFloat));
   return {out.to(in.u.scalar_type()), score, starts};
@@ -177,10 +236,11 @@ std::tuple<Tensor, Tensor, Tensor> scan_forward(
     const MaybeTensor& delta_bias, bool delta_softplus,
     at::IntArrayRef reverse, bool merge, bool importance, int64_t chunk,
     bool save) {
+  const Inputs in{u, delta, A, B, C, D, z, delta_bias};
+  in.check(reverse, chunk);
   const auto run =
       u.scalar_type() == at::kDouble ? forward<double> : forward<float>;
-  return run({u, delta, A, B, C, D, z, delta_bias}, delta_softplus, reverse,
-             merge, importance, chunk, save);
+  return run(in, delta_softplus, reverse, merge, importance, chunk, save);
 }
 
 std::vector<Tensor> scan_backward(
@@ -189,10 +249,19 @@ std::vector<Tensor> scan_backward(
     const MaybeTensor& D, const MaybeTensor& z,
     const MaybeTensor& delta_bias, bool delta_softplus,
     at::IntArrayRef reverse, bool merge, int64_t chunk) {
+  const Inputs in{u, delta, A, B, C, D, z, delta_bias};
+  in.check(reverse, chunk);
+  check_tensor("grad", grad, merge ? u.sizes().slice(1) : u.sizes());
+  check_real("starts", starts);
+  const int64_t chunks = (u.size(2) + chunk - 1) / chunk;
+  const int64_t kept[] = {u.size(0), u.size(1), chunks, A.size(2), u.size(3)};
+  TORCH_CHECK(starts.sizes() == at::IntArrayRef(kept), "starts must be ",
+              at::IntArrayRef(kept), ", got ", starts.sizes(),
+              ": the forward pass kept no states for a backward pass; run it "
+              "with save=True and the same chunk");
   const auto run =
       u.scalar_type() == at::kDouble ? backward<double> : backward<float>;
-  return run(grad, starts, {u, delta, A, B, C, D, z, delta_bias},
-             delta_softplus, reverse, merge, chunk);
+  return run(grad, starts, in, delta_softplus, reverse, merge, chunk);
 }
 
 }  // namespace

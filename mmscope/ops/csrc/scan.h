@@ -72,6 +72,8 @@ struct Kernels {
   size_t (*forward_bytes)(const Problem<T>&, const Task&);  // of scratch
   // peaks: (L), largest y of the task's channels, or null
   void (*forward)(const Problem<T>&, const Task&, T* peaks, void* scratch);
+  size_t (*merge_bytes)(const Problem<T>&);
+  void (*merge)(const Problem<T>&, const Tokens&, void* scratch);
   size_t (*backward_bytes)(const Problem<T>&, const Task&);
   // dB, dC: (G, L, S), the sums over the task's channels
   void (*backward)(const Problem<T>&, const Task&, T* dB, T* dC, void*);

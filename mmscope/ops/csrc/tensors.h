@@ -81,6 +81,28 @@ inline void* scratch(size_t bytes) {
   return reinterpret_cast<void*>((start + 63) / 64 * 64);
 }
 
+// Images times pieces of their tokens. The split depends on the shapes alone,
+// so that sums have the same bits for any number of threads.
+struct Pieces {
+  int64_t size, count, pieces, length;
+
+  Pieces(int64_t batch, int64_t length, int64_t size)
+      : size(size), length(length) {
+    pieces = (length + size - 1) / size;
+    count = batch * pieces;
+  }
+
+  template <typename F>
+  void run(F work) const {
+    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t first = i % pieces * size;
+        work(i, Tokens{i / pieces, first, std::min(first + size, length)});
+      }
+    });
+  }
+};
+
 // partial (first, groups, rest) to sums (first, rest), in fixed order
 template <typename T>
 Tensor add_groups(const Tensor& partial) {

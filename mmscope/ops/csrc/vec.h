@@ -6,14 +6,14 @@
 #ifdef MMSCOPE_VECTOR_BYTES
 typedef float FloatVec __attribute__((vector_size(MMSCOPE_VECTOR_BYTES)));
 typedef double DoubleVec __attribute__((vector_size(MMSCOPE_VECTOR_BYTES)));
-typedef int32_t IntVec __attribute__((vector_size(MMSCOPE_VECTOR_BYTES)));
+typedef uint32_t UintVec __attribute__((vector_size(MMSCOPE_VECTOR_BYTES)));
 #define MMSCOPE_INLINE inline __attribute__((always_inline))
 #define MMSCOPE_RESTRICT __restrict__
 #define MMSCOPE_PREFETCH(p) __builtin_prefetch(p, 0, 2)
 #else
 typedef float FloatVec;
 typedef double DoubleVec;
-typedef int32_t IntVec;
+typedef uint32_t UintVec;
 #define MMSCOPE_INLINE inline
 #define MMSCOPE_RESTRICT
 #define MMSCOPE_PREFETCH(p)
@@ -68,16 +68,34 @@ MMSCOPE_INLINE DoubleVec each(DoubleVec x) {
   return load<double>(lanes);
 }
 
+// x within [low, high]; NaN stays NaN. The instructions return their second
+// operand where one is NaN; a comparison and a blend would be twice as many.
+MMSCOPE_INLINE FloatVec clamp(FloatVec x, float low, float high) {
+#if defined(MMSCOPE_AVX512)
+  x = (FloatVec)_mm512_maskz_max_ps(-1, (__m512)splat<float>(low), (__m512)x);
+  return (FloatVec)_mm512_maskz_min_ps(-1, (__m512)splat<float>(high), (__m512)x);
+#elif defined(__x86_64__) && MMSCOPE_VECTOR_BYTES + 0 == 32
+  x = (FloatVec)_mm256_max_ps((__m256)splat<float>(low), (__m256)x);
+  return (FloatVec)_mm256_min_ps((__m256)splat<float>(high), (__m256)x);
+#elif defined(__x86_64__) && MMSCOPE_VECTOR_BYTES + 0 == 16
+  x = (FloatVec)_mm_max_ps((__m128)splat<float>(low), (__m128)x);
+  return (FloatVec)_mm_min_ps((__m128)splat<float>(high), (__m128)x);
+#else
+  x = x < low ? splat<float>(low) : x;
+  return x > high ? splat<float>(high) : x;
+#endif
+}
+
 // 2^x. Float: degree 5 on [-1/2, 1/2], relative error 1e-7, exact at 0 so
-// that slow decays do not drift; -126 and less count as -126. NaN stays NaN.
+// that slow decays do not drift; infinite from 128 on and 0 from -127 down,
+// with an error of up to 2^-126 just above it. NaN stays NaN.
 MMSCOPE_INLINE FloatVec exp2(FloatVec x) {
 #ifdef MMSCOPE_AVX512
   // part is 0 for an infinite x; the first argument, a full mask, is free
   const FloatVec part = (FloatVec)_mm512_maskz_reduce_ps(-1, (__m512)x, 8);
   const FloatVec whole = x - part;
 #else
-  x = x < -126.f ? splat<float>(-126.f) : x;
-  x = x > 127.f ? splat<float>(127.f) : x;
+  x = clamp(x, -127.f, 128.f);
   // adding 1.5 * 2^23 leaves the rounded x in the low bits
   const FloatVec shifted = x + 0x1.8p23f;
   const FloatVec part = x - (shifted - 0x1.8p23f);
@@ -90,8 +108,9 @@ MMSCOPE_INLINE FloatVec exp2(FloatVec x) {
 #ifdef MMSCOPE_AVX512
   return (FloatVec)_mm512_maskz_scalef_ps(-1, (__m512)p, (__m512)whole);
 #else
-  return bitcast<FloatVec>(bitcast<IntVec>(p) +
-                           (bitcast<IntVec>(shifted) << 23));
+  // at either bound p is 1, and the sum is infinity or 0
+  return bitcast<FloatVec>(bitcast<UintVec>(p) +
+                           (bitcast<UintVec>(shifted) << 23));
 #endif
 }
 
@@ -121,8 +140,8 @@ MMSCOPE_INLINE V natural_exp(V x);
 // Cody and Waite: rounding x * log2(e) would cost |x| units in the last place
 template <>
 MMSCOPE_INLINE FloatVec natural_exp(FloatVec x) {
-  x = x < -87.f ? splat<float>(-87.f) : x;
-  x = x > 87.f ? splat<float>(87.f) : x;
+  // 0 below and infinite above, as exp2
+  x = clamp(x, -89.f, 89.f);
   const FloatVec y = x * kLog2E<float>;
   const FloatVec rest = (x - y * 0x1.62e4p-1f) - y * 0x1.7f7d1cp-20f;
   return exp2(y) * (rest + 1.f);

@@ -132,12 +132,47 @@ def test_importance_of_nan_is_nan(isa):
     assert out[0, 39, 3].isnan() and out[0, 39, 4].isfinite()
 
 
+def test_growing_states_overflow_as_in_torch(isa):
+    # positive A: a state grows by up to 2^200 a token
+    inputs = scan_inputs(1, 6, 18, 3, torch.float32)
+    inputs['A'] = torch.linspace(10, 140, 2 * 18 * 3).view(2, 18, 3)
+    inputs['delta'] = torch.ones_like(inputs['delta'])
+    inputs['delta_bias'] = torch.zeros(2, 18)
+    (out, score), (exact, exact_score) = (
+        bidirectional_scan(
+            **inputs, importance=True, merge=False, backend=backend
+        )
+        for backend in ('cpu', 'reference')
+    )
+    assert exact.isinf().any() and exact.isfinite().any()
+    same = {'rtol': 1e-3, 'atol': 1e-3, 'equal_nan': True}
+    torch.testing.assert_close(out, exact, **same)
+    torch.testing.assert_close(score, exact_score, **same)
+
+
+@pytest.mark.parametrize('value', [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize('name', ['u', 'delta', 'B', 'C', 'z'])
+@pytest.mark.parametrize('dim', [16, 19])
+def test_what_is_not_finite_spreads_as_in_the_reference(isa, name, value, dim):
+    inputs = scan_inputs(2, 40, dim, 5, torch.float32)
+    spot = (1, 35, 3) if name == 'z' else (0, 1, 35, 3)
+    inputs[name][spot] = value
+    (out, score), (exact, exact_score) = (
+        bidirectional_scan(**inputs, importance=True, backend=backend)
+        for backend in ('cpu', 'reference')
+    )
+    same = {'rtol': 1e-4, 'atol': 1e-4, 'equal_nan': True}
+    torch.testing.assert_close(out, exact, **same)
+    torch.testing.assert_close(score, exact_score, **same)
+
+
 @needs_build
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_same_bits_for_any_number_of_threads(threads, dtype):
     inputs = scan_inputs(3, 70, 150, 16, dtype)
     results = []
-    for count in (1, 2, 3, 5):
+    # one with which directions are scanned side by side, too
+    for count in (1, 2, 3, 5, 16):
         threads(count)
         results.append(with_grads(scan, inputs, importance=True))
     for values in results[1:]:
@@ -365,8 +400,11 @@ def test_wrong_operator_options_are_named():
     op = torch.ops.mmscope.scan_forward.default
     with pytest.raises(RuntimeError, match='reverse must have 2 entries, got'):
         op(*inputs, True, [0], True, False, CHUNK, False)
-    with pytest.raises(RuntimeError, match='chunk must be positive, got 0'):
-        op(*inputs, True, [0, 1], True, False, 0, False)
+    for chunk in (0, -1, 1 << 40):
+        with pytest.raises(RuntimeError, match=f'chunk must be .*{chunk}'):
+            op(*inputs, True, [0, 1], True, False, chunk, False)
+    with pytest.raises(RuntimeError, match='reverse must be 0 or 1, got 2'):
+        op(*inputs, True, [0, 2], True, False, CHUNK, False)
     with (
         pytest.raises(RuntimeError, match='instruction set must be one of'),
         cpu_scan.use_isa('mmx'),
