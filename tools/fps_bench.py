@@ -107,13 +107,6 @@ def parse_args() -> argparse.Namespace:
         help="config: the config's neck (Feature2Pyramid); full: and mmdet's "
         'FPN behind it',
     )
-    add(
-        '--fine-queue',
-        type=int,
-        default=0,
-        metavar='N',
-        help='also collect hard images over batches until there are N',
-    )
     add('--protocol', choices=('vim',), help='vim: batch 64, fp32')
     add('--repeats', type=int, help='turns of each')
     add('--threads', type=int, help="of torch on the CPU; default torch's")
@@ -131,8 +124,6 @@ def fill_in(args: argparse.Namespace) -> list[str]:
     choices = dict(DEFAULTS[args.device.partition(':')[0]])
     choices['num_batches'] = 4 if args.checkpoint else 1
     choices['force_exit'] = [] if args.checkpoint else [0.5, 1.0]
-    if args.fine_queue:
-        choices['num_batches'] = 4
     if args.protocol == 'vim':
         if args.dtype not in (None, 'fp32') or args.batch_size:
             raise ValueError(
@@ -177,7 +168,6 @@ def make_plan(args: argparse.Namespace) -> FpsPlan:
         device=args.device,
         batches=args.num_batches,
         repeats=args.repeats,
-        queue=args.fine_queue,
     )
     plan.check()
     return plan

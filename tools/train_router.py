@@ -61,7 +61,7 @@ def main() -> None:
         find_task_metric(runner.test_evaluator.metrics),
         args.tolerance,
     )
-    model.exit_policy = router
+    model.backbone.exit_policy = router
     out_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = out_dir / 'router.pth'
     torch.save(dict(state_dict=model.state_dict()), checkpoint)
@@ -69,7 +69,7 @@ def main() -> None:
     config = write_child_config(
         out_dir / f'{Path(args.config).stem}_router.py',
         args.config,
-        f'model = dict(exit_policy={policy!r})',
+        f'model = dict(backbone=dict(exit_policy={policy!r}))',
         f'exit policy of {checkpoint.name}, from tools/train_router.py',
     )
     Console().print(

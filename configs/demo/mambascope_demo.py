@@ -49,6 +49,7 @@ model = dict(
         alpha=0.8,
         eta=0.925,
         exit_head=dict(type='mmscope.MultiLabelExitHead', num_classes=8),
+        exit_policy=dict(type='mmscope.PixelConfidence'),
         exit_resolution='coarse',
     ),
     neck=dict(embed_dim=embed_dims),
@@ -58,7 +59,6 @@ model = dict(
     auxiliary_head=None,
     coarse_decode_weight=0.4,
     exit_weight=2.0,
-    exit_policy=dict(type='mmscope.PixelConfidence'),
 )
 load_image = dict(type='LoadImageFromFile')
 load_mask = dict(type='LoadAnnotations')

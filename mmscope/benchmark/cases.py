@@ -33,8 +33,6 @@ class FpsCase:
         forced: Share of each batch that is made to exit.
         exit_resolution: Where exited images pass neck and head; None for
             models without exits.
-        queue: Images that hard ones of several batches are collected to,
-            or 0.
     """
 
     model: str
@@ -47,7 +45,6 @@ class FpsCase:
     eta: float | None = None
     forced: float | None = None
     exit_resolution: str | None = None
-    queue: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,6 @@ class FpsPlan:
         device: Where to run.
         batches: Batches of different images that are timed together.
         repeats: Turns of each.
-        queue: See :class:`FpsCase`; 0 measures no queue.
     """
 
     etas: tuple[float, ...] = (0.7,)
@@ -113,7 +109,6 @@ class FpsPlan:
     device: str = 'cpu'
     batches: int = 1
     repeats: int = 3
-    queue: int = 0
 
     def check(self) -> None:
         """Refuse what cannot be measured.
@@ -163,13 +158,8 @@ class FpsPlan:
                 continue
             exits = [dict(eta=eta) for eta in self.etas]
             exits += [dict(forced=share) for share in self.forced]
-            queues = (0, self.queue) if self.queue else (0,)
-            for how, resolution, queue in product(
-                exits, self.exit_resolutions, queues
-            ):
-                case = replace(
-                    plain, **how, exit_resolution=resolution, queue=queue
-                )
+            for how, resolution in product(exits, self.exit_resolutions):
+                case = replace(plain, **how, exit_resolution=resolution)
                 if self._adds_something(case):
                     cases.append(case)
         return cases

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmscope.datasets import write_sample_data
-from mmscope.models.early_exit import content_mask
+from mmscope.functional import content_mask, valid_cells
 from mmscope.utils.flops import Size, padded
 
 from .models import BenchModel
@@ -135,7 +135,6 @@ def make_batches(
         valid = None
         if bench.early_exit and shape != tuple(size):
             content = content_mask([size] * batch_size, shape, x)
-            stride = 2 * bench.net.patch_size
-            valid = F.max_pool2d(content, stride).squeeze(1).to(device) > 0
+            valid = valid_cells(content, 2 * bench.net.patch_size).to(device)
         batches.append((x.contiguous().to(device), valid))
     return batches

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +15,10 @@ from torch import Tensor, nn
 import mmscope
 from mmscope.engine.launch import load_config, load_weights
 from mmscope.models import (
-    FineQueue,
+    EarlyExitMixin,
     MambaScopeBackbone,
     VisionMambaBackbone,
+    has_exits,
 )
 
 from .build import build_model
@@ -70,10 +70,7 @@ class BenchModel:
     @property
     def early_exit(self) -> bool:
         """Whether it can decide about exits."""
-        return (
-            isinstance(self.net, MambaScopeBackbone)
-            and self.net.exit_head is not None
-        )
+        return has_exits(self.net)
 
     @property
     def divisor(self) -> int:
@@ -207,36 +204,11 @@ def _make_pyramid(
     )
 
 
-@contextmanager
-def forced_exits(net: nn.Module, share: float | None) -> Iterator[None]:
-    """Let exactly this share of every batch exit, the first of its images.
-
-    The confidence is computed, and then overruled; None overrules nothing.
-    """
-    if share is None:
-        yield
-        return
-    head = net.exit_head
-    confidence = head.confidence
-
-    def overruled(logits: Tensor) -> Tensor:
-        own = confidence(logits)
-        rows = torch.arange(len(own), device=own.device)
-        return (rows < round(share * len(own))).to(own.dtype)
-
-    head.confidence = overruled
-    try:
-        yield
-    finally:
-        del head.confidence
-
-
 def run_batch(
     bench: BenchModel,
     scope: str,
     images: Tensor,
     valid: Tensor | None,
-    eta: float | None,
 ) -> list:
     """Run one batch, as far as a scope reaches.
 
@@ -245,14 +217,26 @@ def run_batch(
         scope: 'backbone', 'fpn', or 'head', which ends at the decode logits.
         images: Padded, (B, 3, H, W).
         valid: Which coarse cells show some of an image.
-        eta: Threshold.
     """
     if not isinstance(bench.net, MambaScopeBackbone):
         return [run_tail(bench, scope, bench.net(images))]
-    stages = bench.net.stages(images, valid, eta)
-    if bench.net.exit_resolution == 'fine':
-        return [run_tail(bench, scope, stages.result().features)]
-    return [run_tail(bench, scope, maps) for _, maps in stages.groups()]
+    with deciding(bench, images):
+        result = bench.net.scope(images, valid)
+    evidence = result.decision.evidence
+    if scope == 'head' and evidence and evidence.decoded is not None:
+        # a policy that looked at pixels has decoded the coarse maps
+        rest = [] if result.fine is None else [result.fine.maps]
+        return [evidence.decoded, *(run_tail(bench, scope, m) for m in rest)]
+    if bench.net.exit_settings.resolution == 'fine':
+        return [run_tail(bench, scope, result.features)]
+    return [run_tail(bench, scope, maps) for _, maps in result.groups()]
+
+
+def deciding(bench: BenchModel, images: Tensor) -> AbstractContextManager:
+    """Let exit policies look at pixels, where the model decodes them."""
+    if isinstance(bench.model, EarlyExitMixin):
+        return bench.model.deciding(images)
+    return nullcontext()
 
 
 def run_tail(bench: BenchModel, scope: str, maps: Maps) -> Maps | Tensor:
@@ -263,28 +247,3 @@ def run_tail(bench: BenchModel, scope: str, maps: Maps) -> Maps | Tensor:
         return bench.pyramid(maps)
     neck = getattr(bench.model, 'neck', None)
     return bench.head(maps if neck is None else neck(maps))
-
-
-def run_queue(
-    bench: BenchModel,
-    scope: str,
-    batches: list[tuple[Tensor, Tensor | None]],
-    eta: float | None,
-    bucket: int,
-) -> list:
-    """Run batches whose hard images wait for each other.
-
-    Exited images are decoded at the backbone's exit resolution.
-    """
-    queue, outputs = FineQueue(bench.net, bucket), []
-    for number, (images, valid) in enumerate(batches):
-        look = bench.net.look(images, valid, eta)
-        easy = look.easy_maps(bench.net.exit_resolution)
-        if easy is not None:
-            outputs.append(run_tail(bench, scope, easy))
-        names = number * len(images) + torch.arange(len(images))
-        for _, fine in queue.push(look, names.to(images.device)):
-            outputs.append(run_tail(bench, scope, fine.maps))
-    for _, fine in queue.flush():
-        outputs.append(run_tail(bench, scope, fine.maps))
-    return outputs

@@ -33,7 +33,7 @@ def describe_exits(case: FpsCase) -> str:
     )
     if case.exit_resolution == 'coarse':
         how += ', at 1/32'
-    return f'{how}, queue {case.queue}' if case.queue else how
+    return how
 
 
 def fps_table(records: Sequence[FpsRecord]) -> Table:

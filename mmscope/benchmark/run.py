@@ -11,6 +11,7 @@ from itertools import product
 import numpy as np
 import torch
 
+from mmscope.models import ForcedExit, exit_settings
 from mmscope.ops import use_backend
 from mmscope.utils.flops import Size, model_flops
 
@@ -21,9 +22,8 @@ from .memory import peak_memory
 from .models import (
     SCOPES,
     BenchModel,
-    forced_exits,
+    deciding,
     run_batch,
-    run_queue,
 )
 from .timing import Timing, stopwatch, time_in_turns
 
@@ -33,18 +33,25 @@ FORCED_ETA = 0.5  # any threshold between the forced confidences 0 and 1
 @contextmanager
 def settings_of(case: FpsCase, bench: BenchModel) -> Iterator[None]:
     """Set precision, scan backend and exits inside the block."""
-    net = bench.net
-    with torch.no_grad(), use_backend(case.backend), _autocast(case):
-        if case.exit_resolution is None:
-            yield
-            return
-        before = net.exit_resolution
-        net.exit_resolution = case.exit_resolution
-        try:
-            with forced_exits(net, case.forced):
-                yield
-        finally:
-            net.exit_resolution = before
+    with (
+        torch.no_grad(),
+        use_backend(case.backend),
+        _autocast(case),
+        _exits(case, bench),
+    ):
+        yield
+
+
+@contextmanager
+def _exits(case: FpsCase, bench: BenchModel) -> Iterator[None]:
+    """Set what a case says of exits inside the block."""
+    if not bench.early_exit:
+        yield
+        return
+    forced = case.forced
+    policy = None if forced is None else ForcedExit(forced)
+    with exit_settings(bench.net, eta_of(case), policy, case.exit_resolution):
+        yield
 
 
 def _autocast(case: FpsCase) -> AbstractContextManager:
@@ -65,11 +72,8 @@ def make_job(
 
     def job() -> None:
         with settings_of(case, bench):
-            if case.queue:
-                run_queue(bench, case.scope, batches, eta_of(case), case.queue)
-                return
             for images, valid in batches:
-                run_batch(bench, case.scope, images, valid, eta_of(case))
+                run_batch(bench, case.scope, images, valid)
 
     return job
 
@@ -80,11 +84,10 @@ def count_exits(
     """Share of the images that exit, None for a model without exits."""
     if not bench.early_exit:
         return None
-    with settings_of(case, bench):
-        exited = [
-            bench.net.look(images, valid, eta_of(case)).decision.exited
-            for images, valid in batches
-        ]
+    exited = []
+    for images, valid in batches:
+        with settings_of(case, bench), deciding(bench, images):
+            exited.append(bench.net.coarse(images, valid).exited)
     return torch.cat(exited).float().mean().item()
 
 
@@ -191,20 +194,13 @@ def count_gflops(
     case: FpsCase, bench: BenchModel, exit_rate: float | None
 ) -> float:
     """G multiply-adds of an image, as far as the scope reaches."""
-    net = bench.net
-    before = getattr(net, 'exit_resolution', None)
-    if case.exit_resolution is not None:
-        net.exit_resolution = case.exit_resolution
-    try:
-        parts = dict(
-            backbone=net,
-            fpn=_Parts(net, bench.pyramid, None),
-            head=bench.model,
-        )
+    parts = dict(
+        backbone=bench.net,
+        fpn=_Parts(bench.net, bench.pyramid, None),
+        head=bench.model,
+    )
+    with _exits(case, bench):
         flops = model_flops(parts[case.scope], case.size)
-    finally:
-        if before is not None:
-            net.exit_resolution = before
     return flops.expected(exit_rate or 0.0).total() / 1e9
 
 

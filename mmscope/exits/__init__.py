@@ -7,7 +7,6 @@ from .answers import (
     check_exits,
     collect_answers,
     count_gflops,
-    exit_options,
     measure_fps,
 )
 from .calibration import BUDGETS, BudgetError, Calibration, calibrate_eta
@@ -36,7 +35,6 @@ __all__ = [
     'confidence_curve',
     'count_gflops',
     'exit_auroc',
-    'exit_options',
     'measure_fps',
     'oracle_curve',
     'random_curve',

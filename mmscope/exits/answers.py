@@ -6,7 +6,6 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader, Subset
 
 from mmscope.datasets.subset import spread
 from mmscope.evaluation.task_metric import Entry, TaskMetric
+from mmscope.models import exit_settings, has_exits, image_key
 from mmscope.utils.flops import model_flops
 from mmscope.utils.structures import canvas_of
 
@@ -105,7 +105,7 @@ class ExitAnswers:
 
     def losses(self) -> dict[str, float]:
         """Each file's :attr:`loss`, as :class:`OracleExit` takes it."""
-        names = [Path(name).name for name in self.names]
+        names = [image_key(name) for name in self.names]
         return dict(zip(names, self.loss.tolist(), strict=True))
 
     @property
@@ -210,26 +210,27 @@ def collect_answers(
     if len(loader.dataset) == 0:
         raise ValueError('the dataset is empty; check its folders')
     cache = cache or AnswerCache(None)
-    policies = {OWN_POLICY: model.exit_policy, **(policies or {})}
+    compared = dict(policies or {})
+    names = {OWN_POLICY, *compared}
     model.eval()
     found = {i: cache.load(i) for i in range(len(loader.dataset))}
     rest = [
         i
         for i, one in found.items()
-        if one is None or not policies.keys() <= one.confidence.keys()
+        if one is None or not names <= one.confidence.keys()
     ]
     with Progress() as progress:
         task = progress.add_task(
             'Both answers', total=len(found), completed=len(found) - len(rest)
         )
         for index, answers in _answer(
-            model, loader, rest, metric, policies, cost
+            model, loader, rest, metric, compared, cost
         ):
             cache.save(index, answers)
             found[index] = answers
             progress.advance(task)
     images = [found[i] for i in range(len(found))]
-    return {name: _gather(images, name) for name in policies}
+    return {name: _gather(images, name) for name in (OWN_POLICY, *compared)}
 
 
 @torch.no_grad()
@@ -257,7 +258,7 @@ def check_exits(model: nn.Module) -> None:
     Raises:
         ValueError: the backbone has no exit head.
     """
-    if getattr(model.backbone, 'exit_head', None) is None:
+    if not has_exits(model):
         raise ValueError(
             'the model has no exit head, so that there is no eta to choose; '
             "use one whose backbone is a 'mmscope.MambaScopeBackbone' with "
@@ -270,7 +271,7 @@ def _answer(
     loader: DataLoader,
     indices: list[int],
     metric: TaskMetric,
-    policies: Mapping[str, nn.Module],
+    compared: Mapping[str, nn.Module],
     cost: Cost | None,
 ) -> Iterator[tuple[int, ImageAnswers]]:
     rest = DataLoader(
@@ -281,14 +282,12 @@ def _answer(
     )
     order = iter(indices)
     for batch in rest:
-        easy, easy_time = _predict(model, batch, 0.0)
+        easy, easy_time = _predict(model, batch, 0.0, compared)
         hard, hard_time = _predict(model, batch, 1.0)
-        confidences = {
-            name: [s.exit_confidence for s in easy]
-            if name == OWN_POLICY
-            else _judge(model, batch, policy)
-            for name, policy in policies.items()
-        }
+        confidences = [
+            {OWN_POLICY: s.exit_confidence, **s.get('exit_confidences', {})}
+            for s in easy
+        ]
         entries = metric.entries(easy), metric.entries(hard)
         for i, sample in enumerate(easy):
             both = entries[0][i], entries[1][i]
@@ -296,7 +295,7 @@ def _answer(
                 next(order),
                 ImageAnswers(
                     name=sample.metainfo.get('img_path', ''),
-                    confidence={k: v[i] for k, v in confidences.items()},
+                    confidence=confidences[i],
                     entries=both,
                     quality=tuple(map(metric.quality, both)),
                     gflops=(np.nan, np.nan)
@@ -308,40 +307,20 @@ def _answer(
 
 
 def _predict(
-    model: nn.Module, batch: dict, eta: float
+    model: nn.Module,
+    batch: dict,
+    eta: float,
+    compared: Mapping[str, nn.Module] | None = None,
 ) -> tuple[list[BaseDataElement], float]:
     """Predictions at one threshold, and their time in seconds."""
     # a prediction writes to its samples
     samples = [sample.clone() for sample in batch['data_samples']]
-    with exit_options(model, eta=eta):
+    with exit_settings(model, eta=eta, compared=compared):
         start = time.perf_counter()
         predictions = model.test_step(dict(batch, data_samples=samples))
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return predictions, time.perf_counter() - start
-
-
-def _judge(model: nn.Module, batch: dict, policy: nn.Module) -> list[float]:
-    with exit_options(model, policy=policy):
-        return [s.exit_confidence for s in _predict(model, batch, 0.0)[0]]
-
-
-@contextmanager
-def exit_options(
-    model: nn.Module,
-    eta: float | None = None,
-    policy: nn.Module | None = None,
-) -> Iterator[None]:
-    """Change the threshold or the exit policy of a model for a while."""
-    own = model.backbone.eta, model.exit_policy
-    if eta is not None:
-        model.backbone.eta = eta
-    if policy is not None:
-        model.exit_policy = policy
-    try:
-        yield
-    finally:
-        model.backbone.eta, model.exit_policy = own
 
 
 def _gather(images: list[ImageAnswers], policy: str) -> ExitAnswers:

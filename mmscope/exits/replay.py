@@ -7,7 +7,7 @@ import torch
 
 from mmscope.evaluation.exit_statistics import auroc
 from mmscope.evaluation.task_metric import TaskMetric
-from mmscope.functional import exits
+from mmscope.functional import should_exit
 
 from .answers import ExitAnswers
 
@@ -19,7 +19,7 @@ TOLERANCE = 5.0
 
 def replay(answers: ExitAnswers, eta: float) -> np.ndarray:
     """Decide at a threshold as the backbone does, (N,) bool."""
-    return exits(torch.from_numpy(answers.confidence), eta).numpy()
+    return should_exit(torch.from_numpy(answers.confidence), eta).numpy()
 
 
 def summarize(

@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 
 from mmscope.evaluation.exit_statistics import auroc
 from mmscope.evaluation.task_metric import TaskMetric
+from mmscope.models import exit_settings
 from mmscope.models.exit_policies import Evidence, ExitPolicy, LearnedRouter
 
-from .answers import check_exits, collect_answers, exit_options
+from .answers import check_exits, collect_answers
 
 LEARNING_RATE, WEIGHT_DECAY, STEPS, HELD_OUT = 3e-3, 1e-2, 300, 4
 
@@ -51,7 +52,7 @@ def router_inputs(model: nn.Module, loader: DataLoader) -> Tensor:
     """What a router looks at in each image, in order, (N, C + K)."""
     recorder = _Recorder(model.backbone.exit_head)
     rows = []
-    with exit_options(model, eta=0.0, policy=recorder):
+    with exit_settings(model, eta=0.0, policy=recorder):
         for batch in track(loader, 'Router inputs'):
             recorder.seen.clear()
             samples = batch['data_samples']

@@ -11,12 +11,13 @@ from .assembly import (
     tokens_to_map,
 )
 from .confidence import (
-    exits,
     multi_label_confidence,
+    should_exit,
     single_label_confidence,
 )
 from .importance import accumulate_importance, importance_score
 from .losses import consistency_loss
+from .padding import content_mask, valid_cells
 from .routing import coarse_to_fine_index, num_selected, select_tokens
 
 __all__ = [
@@ -25,7 +26,7 @@ __all__ = [
     'build_fine_sequence',
     'coarse_to_fine_index',
     'consistency_loss',
-    'exits',
+    'content_mask',
     'fine_layout',
     'fine_places',
     'importance_score',
@@ -33,8 +34,10 @@ __all__ = [
     'multi_label_confidence',
     'num_selected',
     'select_tokens',
+    'should_exit',
     'single_label_confidence',
     'split_cls',
     'take_tokens',
     'tokens_to_map',
+    'valid_cells',
 ]

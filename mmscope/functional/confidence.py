@@ -57,7 +57,7 @@ def multi_label_confidence(
     return torch.where(count > 0, chosen, highest)
 
 
-def exits(confidence: Tensor, eta: float) -> Tensor:
+def should_exit(confidence: Tensor, eta: float) -> Tensor:
     """Which images keep their coarse answer.
 
     An image exits iff its confidence is at least ``eta``, but for the ends:

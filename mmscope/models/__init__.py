@@ -1,31 +1,44 @@
 """Backbones, necks, heads, segmentors and detectors."""
 
+from importlib import import_module
+
+from mmscope.registry import MODELS
 from mmscope.utils import (
     operator_flops,  # noqa: F401 - tells mmengine what operators cost
 )
-from mmscope.utils.versions import installed_version
 
+from .early_exit import (
+    EarlyExitMixin,
+    coarse_answers,
+    collect_passes,
+    exit_settings,
+    has_exits,
+    require_exits,
+)
 from .exit_head import MultiLabelExitHead, SingleLabelExitHead
 from .exit_policies import (
     ExitPolicy,
+    ForcedExit,
     HeadConfidence,
     LearnedRouter,
     OracleExit,
     PixelConfidence,
     RandomExit,
+    image_key,
 )
-from .fine_queue import FineQueue
 from .mambascope import MambaScopeBackbone
 from .necks import LayerNorm2d, SimpleFeaturePyramid
-from .stages import ScopeResult
+from .stages import Evidence, ScopeResult
 from .vision_mamba import VisionMambaBackbone
 
 __all__ = [
+    'EarlyExitMixin',
+    'Evidence',
     'ExitPolicy',
+    'ForcedExit',
     'HeadConfidence',
-    'LearnedRouter',
     'LayerNorm2d',
-    'FineQueue',
+    'LearnedRouter',
     'MambaScopeBackbone',
     'MultiLabelExitHead',
     'OracleExit',
@@ -35,19 +48,54 @@ __all__ = [
     'SimpleFeaturePyramid',
     'SingleLabelExitHead',
     'VisionMambaBackbone',
+    'coarse_answers',
+    'collect_passes',
+    'exit_settings',
+    'has_exits',
+    'image_key',
+    'require_exits',
 ]
 
-if installed_version('mmseg') is not None:
-    from .segmentor import MambaScopeSegmentor, ScopeSegDataPreprocessor
-    from .vision_transformer import FusedVisionTransformer
+# what each module brings that needs a library beside mmengine
+_OPTIONAL = {
+    '.segmentor': ('MambaScopeSegmentor', 'ScopeSegDataPreprocessor'),
+    '.vision_transformer': ('FusedVisionTransformer',),
+    '.detector': ('DetectorExits', 'MambaScopeCascadeRCNN'),
+}
+_MISSING: dict[str, Exception] = {}
 
-    __all__ += [
-        'FusedVisionTransformer',
-        'MambaScopeSegmentor',
-        'ScopeSegDataPreprocessor',
-    ]
 
-if installed_version('mmdet') is not None:
-    from .detector import DetectorExits, MambaScopeCascadeRCNN
+def _refusal(name: str) -> ImportError:
+    """Why a class is not there, with its cause."""
+    error = ImportError(f'mmscope.{name} cannot be used: {_MISSING[name]}')
+    error.__cause__ = _MISSING[name]
+    return error
 
-    __all__ += ['DetectorExits', 'MambaScopeCascadeRCNN']
+
+def _refuse(name: str) -> None:
+    """Let a config that names the class be told why it is not there."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise _refusal(name)
+
+    MODELS.register_module(name=name, module=refuse, force=True)
+
+
+for _module, _names in _OPTIONAL.items():
+    try:
+        _found = import_module(_module, __name__)
+    # a broken or old library raises anything, mmseg an AssertionError; those
+    # who use another one must not notice
+    except Exception as _error:  # noqa: BLE001
+        _MISSING.update(dict.fromkeys(_names, _error))
+        for _name in _names:
+            _refuse(_name)
+    else:
+        globals().update({_name: getattr(_found, _name) for _name in _names})
+        __all__ += _names
+
+
+def __getattr__(name: str) -> object:
+    if name in _MISSING:
+        raise _refusal(name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

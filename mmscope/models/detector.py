@@ -1,9 +1,5 @@
 """Object detection and instance segmentation with early exit, over mmdet."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-
 import torch
 import torch.nn.functional as F
 from mmengine.structures import InstanceData
@@ -13,8 +9,9 @@ from mmscope.functional.targets import classes_in_instances
 from mmscope.registry import MODELS
 from mmscope.utils.versions import require
 
-from .early_exit import ExitSupervision, frozen_batch_norm
-from .stages import ScopeResult, Stages
+from .early_exit import EarlyExitMixin, frozen_batch_norm
+from .exit_context import exit_context
+from .stages import Maps, ScopeResult, to_fine_grid
 
 require('mmdet')
 
@@ -23,23 +20,8 @@ from mmdet.structures import DetDataSample  # noqa: E402
 from mmdet.structures.bbox import scale_boxes  # noqa: E402
 from mmdet.structures.mask import BitmapMasks, PolygonMasks  # noqa: E402
 
-Maps = tuple[Tensor, ...]
 
-# mmdet's extract_feat gets images alone
-_MAPS: ContextVar[Maps | None] = ContextVar('maps', default=None)
-
-
-@contextmanager
-def _given(maps: Maps) -> Iterator[None]:
-    """Let extract_feat take these maps instead of running the backbone."""
-    token = _MAPS.set(maps)
-    try:
-        yield
-    finally:
-        _MAPS.reset(token)
-
-
-class DetectorExits(ExitSupervision):
+class DetectorExits(EarlyExitMixin):
     """Mixin that trains and uses exits in a detector of mmdet.
 
     Put it before any single- or two-stage detector whose backbone is a
@@ -59,45 +41,14 @@ class DetectorExits(ExitSupervision):
     detected as the half-size image that the coarse pass saw: strides,
     anchors and neck stay, and mmdet rescales its boxes and masks.
 
-    Args:
-        *args: The detector's.
-        exit_weight: Weight of the exit head's binary cross-entropy.
-        consistency_weight: Weight of the KL term.
-        consistency: 'teacher' or 'eq21', see
-            :func:`mmscope.functional.consistency_loss`.
-        coarse_decode_weight: Beyond the paper: weight of the detector's
-            losses on the coarse maps, at the backbone's ``exit_resolution``,
-            so that exited images get good boxes. BatchNorm layers use and
-            keep their running statistics there.
-        exit_policy: Config of an :class:`ExitPolicy` that decides in
-            inference; None leaves it to the exit head.
-        **options: The detector's own arguments, which it checks.
+    Its own arguments are those of :class:`EarlyExitMixin`; with
+    ``coarse_decode_weight`` the detector's losses are taken on the coarse
+    maps, too, at the backbone's ``exit_resolution``, so that exited images
+    get good boxes. BatchNorm layers use and keep their running statistics
+    there.
     """
 
-    def __init__(
-        self,
-        *args: object,
-        exit_weight: float = 1.0,
-        consistency_weight: float = 1.0,
-        consistency: str = 'teacher',
-        coarse_decode_weight: float = 0.0,
-        exit_policy: dict | None = None,
-        **options: object,
-    ) -> None:
-        super().__init__(*args, **options)
-        self.set_up_exits(
-            exit_weight,
-            consistency_weight,
-            consistency,
-            coarse_decode_weight,
-            exit_policy,
-        )
-        exit_classes = self.backbone.exit_head.num_classes
-        if exit_classes != self.num_classes:
-            raise ValueError(
-                f'exit_head.num_classes={exit_classes} must equal '
-                f'bbox_head.num_classes={self.num_classes}'
-            )
+    task_head = 'bbox_head'
 
     @property
     def num_classes(self) -> int:
@@ -122,7 +73,7 @@ class DetectorExits(ExitSupervision):
         Args:
             batch_inputs: Images, (B, 3, H, W).
         """
-        maps = _MAPS.get()
+        maps = exit_context(self.backbone).given
         if maps is None:
             return super().extract_feat(batch_inputs)
         return self.neck(maps) if self.with_neck else maps
@@ -136,9 +87,10 @@ class DetectorExits(ExitSupervision):
             batch_inputs: Images, (B, 3, H, W).
             batch_data_samples: With ``gt_instances``.
         """
-        target = self._exit_target(batch_data_samples)
-        result = self._stages(batch_inputs, batch_data_samples).result()
-        with _given(result.features):
+        target = self.exit_target(batch_data_samples)
+        with self.showing(batch_inputs, batch_data_samples):
+            result = self.backbone.scope(batch_inputs)
+        with self.in_context(given=result.features):
             losses = super().loss(batch_inputs, batch_data_samples)
         losses.update(self.exit_losses(result, target))
         if self.coarse_decode_weight > 0:
@@ -165,34 +117,37 @@ class DetectorExits(ExitSupervision):
             The samples, with ``exited`` and ``exit_confidence`` beside
             mmdet's ``pred_instances``.
         """
-        stages = self._stages(batch_inputs, batch_data_samples)
-        if self.backbone.exit_resolution == 'fine':
-            maps = stages.result().features
+        with self.showing(batch_inputs, batch_data_samples):
+            result = self.backbone.scope(batch_inputs)
+        if self.backbone.exit_settings.resolution == 'fine':
+            maps = result.features
             self._detect(batch_inputs, maps, batch_data_samples, rescale)
-            return self.tell_exits(batch_data_samples, [stages])
-        hard, easy = stages.hard.tolist(), stages.easy().tolist()
+            return self.write_exit_info(batch_data_samples, [result])
+        hard, easy = result.hard.tolist(), result.easy.tolist()
         if hard:
             self._detect(
                 batch_inputs[hard],
-                stages.fine.maps,
+                result.fine.maps,
                 [batch_data_samples[i] for i in hard],
                 rescale,
             )
         if easy:
             self._detect_half_size(
                 batch_inputs[easy],
-                tuple(m[easy] for m in stages.coarse.maps),
+                tuple(m[easy] for m in result.coarse.maps),
                 [batch_data_samples[i] for i in easy],
                 rescale,
             )
-        return self.tell_exits(batch_data_samples, [stages])
+        return self.write_exit_info(batch_data_samples, [result])
 
-    def _stages(self, inputs: Tensor, samples: list[DetDataSample]) -> Stages:
-        return self.stages(
-            inputs,
-            self._content(inputs, samples),
-            [sample.metainfo.get('img_path', '') for sample in samples],
-        )
+    def _forward(
+        self,
+        batch_inputs: Tensor,
+        batch_data_samples: list[DetDataSample] | None = None,
+    ) -> tuple:
+        """What the heads give, as ``mode='tensor'`` asks for it."""
+        with self.showing(batch_inputs, batch_data_samples):
+            return super()._forward(batch_inputs, batch_data_samples)
 
     def _detect(
         self,
@@ -202,7 +157,7 @@ class DetectorExits(ExitSupervision):
         rescale: bool,
     ) -> None:
         """Let mmdet write ``pred_instances`` into the samples."""
-        with _given(maps):
+        with self.in_context(given=maps):
             super().predict(inputs, samples, rescale=rescale)
 
     def _detect_half_size(
@@ -214,7 +169,8 @@ class DetectorExits(ExitSupervision):
     ) -> None:
         """Detect in half-size images; results fit the whole ones."""
         halves = [half_size_sample(sample) for sample in samples]
-        self._detect(half_size_images(inputs), maps, halves, rescale)
+        # the maps are given: of the images only the size is looked at
+        self._detect(inputs[..., ::2, ::2], maps, halves, rescale)
         for sample, half in zip(samples, halves, strict=True):
             if not rescale:
                 _double(half.pred_instances, sample.img_shape)
@@ -225,29 +181,19 @@ class DetectorExits(ExitSupervision):
     ) -> dict:
         """Losses of exited images, detected as inference detects them."""
         maps = result.coarse_features
-        if self.backbone.exit_resolution == 'fine':
-            maps = tuple(F.interpolate(m, scale_factor=2) for m in maps)
+        if self.backbone.exit_settings.resolution == 'fine':
+            maps = to_fine_grid(maps)
         else:
-            inputs = half_size_images(inputs)
+            inputs = inputs[..., ::2, ::2]
             samples = [half_size_sample(sample) for sample in samples]
-        with frozen_batch_norm(self), _given(maps):
+        with frozen_batch_norm(self), self.in_context(given=maps):
             losses = super().loss(inputs, samples)
         return self.weigh_coarse(losses)
 
-    def _exit_target(self, samples: list[DetDataSample]) -> Tensor:
-        """Classes among the instances of each image, (B, K)."""
-        targets = []
-        for sample in samples:
-            try:
-                targets.append(
-                    classes_in_instances(
-                        [sample.gt_instances.labels], self.num_classes
-                    )
-                )
-            except ValueError as err:
-                path = sample.metainfo.get('img_path', 'an image')
-                raise ValueError(f'{path}: {err}') from err
-        return torch.cat(targets)
+    def classes_shown(self, sample: DetDataSample) -> Tensor:
+        """Classes among the instances of a sample, (1, K)."""
+        labels = sample.gt_instances.labels
+        return classes_in_instances([labels], self.num_classes)
 
 
 @MODELS.register_module()
@@ -257,11 +203,6 @@ class MambaScopeCascadeRCNN(DetectorExits, CascadeRCNN):
     Its arguments are those of mmdet's CascadeRCNN and of
     :class:`DetectorExits`.
     """
-
-
-def half_size_images(images: Tensor) -> Tensor:
-    """What the coarse pass sees: (B, 3, H, W) to (B, 3, H / 2, W / 2)."""
-    return F.avg_pool2d(images, 2, ceil_mode=True)
 
 
 def half_size_sample(sample: DetDataSample) -> DetDataSample:

@@ -1,83 +1,222 @@
 """What a segmentor, detector or classifier needs to supervise its exits."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import partial
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmscope.functional.checks import check_choice
+from mmscope.functional import content_mask
+from mmscope.functional.checks import check_choice, check_share
 from mmscope.functional.losses import CONSISTENCIES
 from mmscope.registry import MODELS
+from mmscope.utils.structures import unwrap
 
-from .exit_policies import Evidence
+from .exit_context import ExitContext, changed_context, exit_context
+from .exit_policies import ExitPolicy
 from .mambascope import MambaScopeBackbone
-from .stages import CoarseStage, ScopeResult, Stages
+from .scope_options import CHOICES
+from .stages import Maps, ScopeResult
 
-# mm's signatures have no room for what the backbone decided
-_COLLECTORS: ContextVar[tuple[list[Stages], ...]] = ContextVar(
-    'collectors', default=()
-)
+
+def has_exits(model_or_cfg: nn.Module | Mapping) -> bool:
+    """Tell whether a model, or that of a config, decides about exits.
+
+    Args:
+        model_or_cfg: A model of any library, a backbone, or the config of
+            either; a whole config is looked up at its ``model``. A type may
+            be a name, with or without its scope, or the class itself.
+    """
+    if isinstance(model_or_cfg, nn.Module):
+        net = backbone_of(model_or_cfg)
+        exit_head = getattr(net, 'exit_head', None)
+        return isinstance(net, MambaScopeBackbone) and exit_head is not None
+    cfg = model_or_cfg.get('model', model_or_cfg)
+    cfg = cfg.get('backbone', cfg)
+    kind = cfg.get('type')
+    if isinstance(kind, str):
+        scope = model_or_cfg.get('default_scope')
+        with MODELS.switch_scope_and_registry(scope) as registry:
+            kind = registry.get(kind) or MODELS.get(kind)
+    is_scope = isinstance(kind, type) and issubclass(kind, MambaScopeBackbone)
+    return is_scope and cfg.get('exit_head', {}) is not None
+
+
+def require_exits(model_or_cfg: nn.Module | Mapping, what: str) -> None:
+    """Refuse models that have no early exit.
+
+    Args:
+        model_or_cfg: See :func:`has_exits`.
+        what: What needs exits, for the error.
+
+    Raises:
+        ValueError: the model never decides.
+    """
+    if not has_exits(model_or_cfg):
+        raise ValueError(
+            f'{what} needs a model with early exits, and this one has no exit '
+            "head: take one whose backbone is a 'mmscope.MambaScopeBackbone' "
+            'with exit_head set'
+        )
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """The backbone of a model, wrapped or not; a backbone is its own."""
+    model = unwrap(model)
+    return getattr(model, 'backbone', model)
 
 
 @contextmanager
-def collect_stages() -> Iterator[list[Stages]]:
-    """Collect the stages of every forward pass inside the block."""
-    passes: list[Stages] = []
-    token = _COLLECTORS.set((*_COLLECTORS.get(), passes))
-    try:
+def exit_settings(
+    model: nn.Module,
+    eta: float | None = None,
+    policy: dict | ExitPolicy | None = None,
+    resolution: str | None = None,
+    compared: Mapping[str, dict | ExitPolicy] | None = None,
+) -> Iterator[None]:
+    """Change how a model decides about exits, inside a block.
+
+    It holds for every way to run the model, or its backbone alone, in the
+    thread that entered the block; nothing is set on the model. Blocks may be
+    nested: what an inner one leaves out, the outer one decides.
+
+    Args:
+        model: A segmentor or detector of mmscope, or any other model whose
+            backbone is a :class:`MambaScopeBackbone`, or that backbone.
+        eta: Threshold.
+        policy: Exit policy, or its config.
+        resolution: Exit resolution, 'fine' or 'coarse'.
+        compared: Policies, or their configs, that judge beside and decide
+            nothing: predictions carry their confidences as
+            ``exit_confidences``, by the same names.
+
+    Raises:
+        TypeError: the model has no such backbone.
+        ValueError: a value is out of range, or the backbone has no exit
+            head.
+
+    Examples:
+        >>> net = MambaScopeBackbone('tiny', eta=0.7).eval()
+        >>> with exit_settings(net, policy=dict(type='mmscope.ForcedExit',
+        ...                                     share=0.5)):
+        ...     net.scope(torch.rand(2, 3, 64, 64)).exited.tolist()
+        [True, False]
+    """
+    net = _scope_backbone(model)
+    if eta is not None:
+        check_share('eta', eta)
+    if resolution is not None:
+        check_choice('resolution', resolution, CHOICES['exit_resolution'])
+    if net.exit_head is None and (policy or compared or eta not in (None, 1)):
+        raise ValueError(
+            'the backbone has exit_head=None, so that there is nothing to '
+            'judge: build it with one, or use eta=1 without a policy'
+        )
+    given = dict(eta=eta, resolution=resolution)
+    if policy is not None:
+        given['policy'] = _build_policy(policy, net)
+    if compared is not None:
+        given['compared'] = {
+            name: _build_policy(one, net) for name, one in compared.items()
+        }
+    changes = {key: value for key, value in given.items() if value is not None}
+    with changed_context(net, **changes):
+        yield
+
+
+@contextmanager
+def collect_passes(model: nn.Module) -> Iterator[list[ScopeResult]]:
+    """Collect the record of every pass of a model inside the block.
+
+    Args:
+        model: See :func:`exit_settings`.
+    """
+    net, passes = _scope_backbone(model), []
+    records = (*exit_context(net).records, passes)
+    with changed_context(net, records=records):
         yield passes
-    finally:
-        _COLLECTORS.reset(token)
 
 
-class ExitSupervision(nn.Module):
+@contextmanager
+def coarse_answers(
+    model: nn.Module, passes: Sequence[ScopeResult]
+) -> Iterator[None]:
+    """Let a model answer with what its coarse passes found, at no pass more.
+
+    Args:
+        model: See :func:`exit_settings`.
+        passes: Records of :func:`collect_passes`; the block gives the model
+            the same images in the same order.
+    """
+    net = _scope_backbone(model)
+    replayed = (one.all_exited() for one in list(passes))
+    # no pass is run, so that those around have nothing to collect
+    with changed_context(net, replayed=replayed, records=()):
+        yield
+
+
+def _scope_backbone(model: nn.Module) -> MambaScopeBackbone:
+    net = backbone_of(model)
+    if not isinstance(net, MambaScopeBackbone):
+        raise TypeError(
+            'exits need a model whose backbone is a mmscope.'
+            f'MambaScopeBackbone, got {type(model).__name__} with '
+            f'{type(net).__name__}'
+        )
+    return net
+
+
+def _build_policy(
+    policy: dict | ExitPolicy, net: MambaScopeBackbone
+) -> nn.Module:
+    if isinstance(policy, nn.Module):
+        return policy
+    return MODELS.build(policy).to(net.cls_token.device).eval()
+
+
+class EarlyExitMixin(nn.Module):
     """Mixin of a model whose backbone is a :class:`MambaScopeBackbone`.
 
-    It weighs the two terms of Eq. 21 and makes the validity mask. Call
-    :meth:`set_up_exits` at the end of the constructor.
+    It weighs the two terms of Eq. 21, tells the backbone what is padding, and
+    writes into predictions how they came about. Put it before the class of
+    mmseg, mmdet or mmpretrain, whose constructor gets all other arguments.
+
+    Args:
+        *args: Arguments of the model.
+        exit_weight: Weight of the exit head's supervised loss.
+        consistency_weight: Weight of the KL term.
+        consistency: See :func:`mmscope.functional.consistency_loss`.
+        coarse_decode_weight: Weight of the task loss on coarse maps.
+        **kwargs: Keyword arguments of the model, which it checks.
+
+    Attributes:
+        task_head: Name of the head whose ``num_classes`` the exit head must
+            have, for errors.
+
+    Raises:
+        TypeError: the backbone is no MambaScopeBackbone.
+        ValueError: it has no exit head or one of other classes, or a weight
+            is negative.
     """
 
     backbone: MambaScopeBackbone
+    num_classes: int
+    task_head: str
 
-    def set_up_exits(
+    def __init__(
         self,
-        exit_weight: float,
-        consistency_weight: float,
-        consistency: str,
-        coarse_decode_weight: float,
-        exit_policy: dict | None = None,
+        *args: object,
+        exit_weight: float = 1.0,
+        consistency_weight: float = 1.0,
+        consistency: str = 'teacher',
+        coarse_decode_weight: float = 0.0,
+        **kwargs: object,
     ) -> None:
-        """Check and keep the options of exit supervision.
-
-        Args:
-            exit_weight: Weight of the exit head's supervised loss.
-            consistency_weight: Weight of the KL term.
-            consistency: See :func:`mmscope.functional.consistency_loss`.
-            coarse_decode_weight: Weight of the task loss on coarse maps.
-            exit_policy: Config of an :class:`ExitPolicy` that decides in
-                inference instead of the exit head.
-
-        Raises:
-            TypeError: the backbone is no MambaScopeBackbone.
-            ValueError: it has no exit head, or a weight is negative.
-        """
-        name = type(self).__name__
-        if not isinstance(self.backbone, MambaScopeBackbone):
-            raise TypeError(
-                f"{name} needs backbone=dict(type='mmscope."
-                f"MambaScopeBackbone'), got {type(self.backbone).__name__}"
-            )
-        if self.backbone.exit_head is None:
-            raise ValueError(
-                f'{name} supervises an exit head, and the backbone has '
-                'exit_head=None; give it one, or use the plain model of '
-                'mmseg or mmdet'
-            )
+        super().__init__(*args, **kwargs)
+        self._check_backbone()
         check_choice('consistency', consistency, CONSISTENCIES)
         weights = dict(
             exit_weight=exit_weight,
@@ -91,67 +230,163 @@ class ExitSupervision(nn.Module):
         self.consistency_weight = consistency_weight
         self.consistency = consistency
         self.coarse_decode_weight = coarse_decode_weight
-        self.exit_policy = MODELS.build(exit_policy) if exit_policy else None
 
-    def stages(
-        self,
-        inputs: Tensor,
-        content: Tensor,
-        paths: Sequence[str] = (),
-        decode: Callable[[tuple[Tensor, ...]], Tensor] | None = None,
-    ) -> Stages:
-        """Run the backbone, under the exit policy if there is one.
+    def _check_backbone(self) -> None:
+        name = type(self).__name__
+        if not isinstance(self.backbone, MambaScopeBackbone):
+            raise TypeError(
+                f"{name} needs backbone=dict(type='mmscope."
+                f"MambaScopeBackbone'), got {type(self.backbone).__name__}"
+            )
+        if self.backbone.exit_head is None:
+            raise ValueError(
+                f'{name} supervises an exit head, and the backbone has '
+                'exit_head=None; give it one, or use the plain model of '
+                'mmseg or mmdet'
+            )
+        exit_classes = self.backbone.exit_head.num_classes
+        if exit_classes != self.num_classes:
+            raise ValueError(
+                f'exit_head.num_classes={exit_classes} must equal '
+                f'{self.task_head}.num_classes={self.num_classes}'
+            )
+
+    @abstractmethod
+    def classes_shown(self, sample: BaseDataElement) -> Tensor:
+        """Classes that a sample's ground truth has, multi-hot, (1, K).
+
+        Raises:
+            ValueError: a label is out of range.
+        """
+
+    def exit_target(self, samples: Sequence[BaseDataElement]) -> Tensor:
+        """What the exit head is to say of each sample, (B, K).
+
+        Raises:
+            ValueError: a label is out of range; the file is named.
+        """
+        targets = []
+        for sample in samples:
+            try:
+                targets.append(self.classes_shown(sample))
+            except ValueError as err:
+                info = sample.metainfo
+                path = info.get('seg_map_path', info.get('img_path', 'image'))
+                raise ValueError(f'{path}: {err}') from err
+        return torch.cat(targets)
+
+    def exit_losses(
+        self, result: ScopeResult, target: Tensor
+    ) -> dict[str, Tensor]:
+        """Weighted losses of the exit head.
 
         Args:
-            inputs: Images, (B, 3, H, W).
-            content: See :class:`Evidence`.
-            paths: See :class:`Evidence`; used in inference.
-            decode: Turns coarse maps into logits of every pixel, for
-                policies.
+            result: Record of both passes, as in training.
+            target: Ground truth as the exit head's ``supervision`` takes it.
         """
-        policy = None if self.training else self.exit_policy
-
-        def judge(coarse: CoarseStage, logits: Tensor) -> Tensor:
-            see = None if decode is None else partial(decode, coarse.maps)
-            return policy(Evidence(coarse, logits, content, paths, see))
-
-        stages = self.backbone.stages(
-            inputs,
-            self.valid_cells(content),
-            judge=None if policy is None else judge,
+        losses = self.backbone.exit_head.loss(
+            result.coarse_logits, result.fine_logits, target, self.consistency
         )
-        for passes in _COLLECTORS.get():
-            passes.append(stages)
-        return stages
+        return dict(
+            loss_exit=self.exit_weight * losses['loss_exit'],
+            loss_consistency=self.consistency_weight
+            * losses['loss_consistency'],
+        )
 
-    def tell_exits(
+    def weigh_coarse(self, losses: dict) -> dict:
+        """Weigh and rename the losses of the coarse maps.
+
+        Args:
+            losses: Losses as mmseg and mmdet name them: values whose name
+                has 'loss' in it are tensors, or lists of tensors.
+        """
+        weight = self.coarse_decode_weight
+        weighed = {}
+        for name, value in losses.items():
+            if 'loss' in name:
+                value = (
+                    [weight * part for part in value]
+                    if isinstance(value, list)
+                    else weight * value
+                )
+            weighed[f'coarse_{name}'] = value
+        return weighed
+
+    def in_context(
+        self, **changes: object
+    ) -> AbstractContextManager[ExitContext]:
+        """Change what the backbone is told; see :func:`changed_context`."""
+        return changed_context(self.backbone, **changes)
+
+    def showing(
+        self, inputs: Tensor, samples: Sequence[BaseDataElement] | None
+    ) -> AbstractContextManager[ExitContext]:
+        """Tell the backbone which images it is about to get.
+
+        Args:
+            inputs: Padded images, (B, 3, H, W).
+            samples: Samples with ``img_shape``, and ``img_path`` where they
+                have a file; None if all pixels are content.
+        """
+        canvas = tuple(inputs.shape[2:])
+        metas = [one.metainfo for one in samples or ()]
+        sizes = [tuple(meta.get('img_shape', canvas)[:2]) for meta in metas]
+        return self.in_context(
+            content=content_mask(
+                sizes or [canvas] * len(inputs), canvas, inputs
+            ),
+            paths=[meta.get('img_path', '') for meta in metas],
+        )
+
+    def deciding(
+        self, inputs: Tensor, batch_img_metas: list[dict] | None = None
+    ) -> AbstractContextManager[ExitContext]:
+        """Let policies decode the coarse maps, in models that predict pixels.
+
+        Args:
+            inputs: Images that are decided about, (B, 3, H, W).
+            batch_img_metas: Their metas, as decode heads take them; by
+                default the size of ``inputs``.
+        """
+        return self.in_context()
+
+    def write_exit_info(
         self,
         samples: list[BaseDataElement],
-        passes: Sequence[Stages],
+        passes: Sequence[ScopeResult],
         as_share: bool = False,
     ) -> list[BaseDataElement]:
         """Write into predictions how they came about.
 
         Args:
-            samples: Predictions, B; get ``exited``, ``exit_confidence`` and
-                ``exit_scores`` (K,).
-            passes: The forward pass over all of them, or one for each window,
-                which are averaged.
+            samples: Predictions, B; get ``exited``, ``exit_confidence``,
+                ``exit_scores`` (K,) and, where policies are compared,
+                ``exit_confidences``.
+            passes: Record of the pass over all of them, or one for each
+                window, which are averaged.
             as_share: Whether ``exited`` is the share of windows.
         """
-        decisions = [stages.decision for stages in passes]
-        exited = torch.stack([d.exited for d in decisions]).float().mean(0)
-        confidence = torch.stack([d.confidence for d in decisions]).mean(0)
+        decisions = [one.decision for one in passes]
         prob = self.backbone.exit_head.probabilities
-        scores = torch.stack([prob(d.logits) for d in decisions]).mean(0)
-        # both in one transfer from the device
-        shares, values = torch.stack([exited, confidence.float()]).tolist()
-        for sample, share, value, score in zip(
-            samples, shares, values, scores, strict=True
-        ):
+        scores = [prob(one.evidence.logits) for one in decisions]
+        scores = torch.stack(scores).mean(0)
+        names = list(decisions[0].compared)
+        columns = [
+            (one.exited, one.confidence, *one.compared.values())
+            for one in decisions
+        ]
+        table = torch.stack(
+            [torch.stack([c.float() for c in one], dim=1) for one in columns]
+        )
+        # all in one transfer from the device
+        rows = table.mean(0).tolist()
+        for sample, row, score in zip(samples, rows, scores, strict=True):
+            share, sample.exit_confidence, *others = row
             sample.exited = share if as_share else bool(share)
-            sample.exit_confidence = value
             sample.exit_scores = score
+            if names:
+                confidences = dict(zip(names, others, strict=True))
+                sample.exit_confidences = confidences
         return samples
 
     def val_step(self, data: dict) -> list[BaseDataElement]:
@@ -173,101 +408,13 @@ class ExitSupervision(nn.Module):
             return predict(data)
         # a prediction writes to its samples
         copies = [sample.clone() for sample in data['data_samples']]
-        own = self.backbone.eta
-        self.backbone.eta = 0.0
-        try:
-            coarse = predict(dict(data, data_samples=copies))
-        finally:
-            self.backbone.eta = own
-        samples = predict(data)
-        for sample, answer in zip(samples, coarse, strict=True):
+        with collect_passes(self) as passes:
+            samples = predict(data)
+        with coarse_answers(self, passes):
+            answers = predict(dict(data, data_samples=copies))
+        for sample, answer in zip(samples, answers, strict=True):
             sample.coarse_answer = answer
         return samples
-
-    def exit_losses(
-        self, result: ScopeResult, target: Tensor
-    ) -> dict[str, Tensor]:
-        """Weighted losses of the exit head.
-
-        Args:
-            result: Of both passes, as in training.
-            target: As the exit head's ``supervision`` takes it.
-        """
-        losses = self.backbone.exit_head.loss(
-            result.coarse_logits, result.fine_logits, target, self.consistency
-        )
-        return dict(
-            loss_exit=self.exit_weight * losses['loss_exit'],
-            loss_consistency=self.consistency_weight
-            * losses['loss_consistency'],
-        )
-
-    def valid_cells(self, content: Tensor) -> Tensor:
-        """Coarse cells that show some of an image.
-
-        Args:
-            content: 1 where a pixel is no padding, (B, 1, H, W).
-
-        Returns:
-            (B, ceil(H / 2P), ceil(W / 2P)) bool.
-        """
-        stride = 2 * self.backbone.patch_size
-        cells = nn.functional.max_pool2d(
-            content, stride, stride, ceil_mode=True
-        )
-        return cells.squeeze(1) > 0
-
-    def weigh_coarse(self, losses: dict) -> dict:
-        """Weigh and rename the losses of the coarse maps.
-
-        Args:
-            losses: As mmseg and mmdet name them: values whose name has
-                'loss' in it are tensors, or lists of tensors.
-        """
-        weight = self.coarse_decode_weight
-        weighed = {}
-        for name, value in losses.items():
-            if 'loss' in name:
-                value = (
-                    [weight * part for part in value]
-                    if isinstance(value, list)
-                    else weight * value
-                )
-            weighed[f'coarse_{name}'] = value
-        return weighed
-
-    @staticmethod
-    def _content(
-        inputs: Tensor, data_samples: list[BaseDataElement] | None
-    ) -> Tensor:
-        """Which pixels of a batch are no padding, (B, 1, H, W)."""
-        canvas = tuple(inputs.shape[2:])
-        sizes = [canvas] * len(inputs)
-        if data_samples is not None:
-            sizes = [
-                tuple(sample.metainfo.get('img_shape', canvas)[:2])
-                for sample in data_samples
-            ]
-        return content_mask(sizes, canvas, inputs)
-
-
-def content_mask(
-    sizes: Sequence[tuple[int, int]], canvas: tuple[int, int], like: Tensor
-) -> Tensor:
-    """Mark the pixels of a padded batch that belong to an image.
-
-    Args:
-        sizes: Height and width of each image before padding.
-        canvas: Height and width of the batch.
-        like: Tensor whose device and dtype the mask takes.
-
-    Returns:
-        1 inside and 0 in the padding, (B, 1, H, W).
-    """
-    mask = like.new_zeros(len(sizes), 1, *canvas)
-    for image, (height, width) in zip(mask, sizes, strict=True):
-        image[:, :height, :width] = 1
-    return mask
 
 
 class frozen_batch_norm:  # noqa: N801 - reads as a statement
@@ -297,3 +444,16 @@ class frozen_batch_norm:  # noqa: N801 - reads as a statement
     def __exit__(self, *_: object) -> None:
         for layer in self.layers:
             layer.train()
+
+
+__all__ = [
+    'EarlyExitMixin',
+    'Maps',
+    'backbone_of',
+    'coarse_answers',
+    'collect_passes',
+    'exit_settings',
+    'frozen_batch_norm',
+    'has_exits',
+    'require_exits',
+]

@@ -1,10 +1,9 @@
 """Judges of the coarse answer other than the exit head's own confidence."""
 
+import os
 import random
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import mmengine
 import torch
@@ -12,38 +11,31 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmscope.functional import multi_label_confidence
-from mmscope.functional.checks import check_choice
+from mmscope.functional.checks import check_choice, check_share
 from mmscope.functional.confidence import MULTI_LABEL_CONFIDENCES
 from mmscope.registry import MODELS
 
-from .stages import CoarseStage
+from .stages import Evidence
 
 
-class Evidence(NamedTuple):
-    """What a policy may look at.
+def image_key(path: str) -> str:
+    """What an image is known by: its path as the data set has it.
 
-    Attributes:
-        coarse: The coarse stage of B images.
-        logits: Exit head on the coarse class token, (B, K).
-        content: 1 where a pixel is no padding, (B, 1, H, W).
-        paths: File of each image, '' where it has none.
-        decode: Turns the coarse maps into the logits of every pixel,
-            (B, K, h, w); None in models without any.
+    Args:
+        path: File of the image, relative or absolute.
+
+    Returns:
+        The same with '/' between folders.
     """
-
-    coarse: CoarseStage
-    logits: Tensor
-    content: Tensor
-    paths: Sequence[str]
-    decode: Callable[[], Tensor] | None
+    return str(path).replace(os.sep, '/')
 
 
 class ExitPolicy(BaseModule, metaclass=ABCMeta):
     """How sure one may be of the coarse answer.
 
-    Set ``exit_policy`` of mmscope's segmentor or detector to one of them; an
-    image then exits iff the policy's confidence reaches eta. A subclass
-    registered in ``mmscope.registry.MODELS`` is a policy of your own.
+    Set ``exit_policy`` of the backbone to one of them; an image then exits
+    iff the policy's confidence reaches eta. A subclass registered in
+    ``mmscope.registry.MODELS`` is a policy of your own.
 
     Attributes:
         decodes: Whether it decodes the coarse maps of every image.
@@ -75,11 +67,36 @@ class HeadConfidence(ExitPolicy):
 
 
 @MODELS.register_module()
+class ForcedExit(ExitPolicy):
+    """The first images of every batch, whatever they show: to measure speed.
+
+    They get confidence 1 and the others 0, so that this very share exits at
+    any eta between 0 and 1.
+
+    Args:
+        share: Share of each batch that exits, rounded to whole images.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        check_share('share', share)
+        self.share = share
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Confidences, (B,)."""
+        confidence = torch.zeros_like(evidence.coarse.importance[:, 0])
+        confidence[: round(self.share * len(confidence))] = 1
+        return confidence
+
+
+@MODELS.register_module()
 class PixelConfidence(ExitPolicy):
     """Mean probability of the predicted class over the coarse pixels.
 
     The coarse maps are decoded before the decision; an exited image keeps
-    this very answer, a refined one pays for it.
+    this very answer, a refined one pays for it. With a single channel of
+    logits, which a binary decode head has, it is the larger one of the
+    foreground's and the background's probability.
     """
 
     decodes = True
@@ -90,12 +107,11 @@ class PixelConfidence(ExitPolicy):
         Raises:
             TypeError: the model predicts no pixels.
         """
-        if evidence.decode is None:
-            raise TypeError(
-                'PixelConfidence needs a model that decodes pixels, such as '
-                'mmscope.MambaScopeSegmentor'
-            )
-        prob = evidence.decode().float().softmax(dim=1).amax(dim=1)
+        logits = evidence.decode().float()
+        if logits.shape[1] == 1:
+            # a sigmoid, as the softmax against a background of 0
+            logits = torch.cat([logits, torch.zeros_like(logits)], dim=1)
+        prob = logits.softmax(dim=1).amax(dim=1)
         content = nn.functional.interpolate(
             evidence.content, prob.shape[1:], mode='area'
         ).squeeze(1)
@@ -106,11 +122,11 @@ class PixelConfidence(ExitPolicy):
 class RandomExit(ExitPolicy):
     """Chance: the least that a policy must beat.
 
-    An image's confidence follows from its file name and the seed, so that it
-    does not depend on its batch mates; images without a file draw anew.
+    An image's confidence follows from its path and the seed, so that it does
+    not depend on its batch mates; images without a file draw anew.
 
     Args:
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -121,7 +137,7 @@ class RandomExit(ExitPolicy):
     def forward(self, evidence: Evidence) -> Tensor:
         """Confidences, uniform in [0, 1), (B,)."""
         draws = [
-            random.Random(f'{self.seed} {Path(path).name}').random()
+            random.Random(f'{self.seed} {image_key(path)}').random()
             if path
             else self._unnamed.random()
             for path in evidence.paths
@@ -135,7 +151,8 @@ class OracleExit(ExitPolicy):
 
     Args:
         losses: File that ``tools/eta_sweep.py`` wrote, losses.json: the
-            quality that the coarse answer to each image lacks.
+            quality that the coarse answer to each image lacks, by the
+            image's :func:`image_key`.
     """
 
     def __init__(self, losses: str) -> None:
@@ -159,7 +176,7 @@ class OracleExit(ExitPolicy):
         Raises:
             KeyError: an image is not among the losses.
         """
-        names = [Path(path).name for path in evidence.paths]
+        names = [image_key(path) for path in evidence.paths]
         missing = [name for name in names if name not in self._confidence]
         if missing:
             raise KeyError(

@@ -1,6 +1,8 @@
 """MambaScope: a coarse pass, early exit, and a selective fine pass."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from math import nan
 
 import torch
 from mmengine.logging import MMLogger
@@ -15,13 +17,21 @@ from mmscope.functional import (
     insert_cls,
     num_selected,
     select_tokens,
+    should_exit,
     split_cls,
     take_tokens,
     tokens_to_map,
+    valid_cells,
 )
 from mmscope.functional.checks import check_share
 from mmscope.registry import MODELS
 
+from .exit_context import (
+    ExitContext,
+    ExitSettings,
+    exit_context,
+    next_record,
+)
 from .layer_depth import LayerDepth
 from .layers import ScoreMetric
 from .reuse import FeatureReuse
@@ -33,12 +43,11 @@ from .scope_options import (
 )
 from .stages import (
     CoarseStage,
+    Decision,
+    Evidence,
     FineStage,
-    Judge,
-    Look,
     ScopeResult,
-    Stages,
-    decide,
+    hard_rows,
 )
 from .vim import VimEncoder
 
@@ -75,6 +84,8 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
             Training ignores it.
         exit_head: Config of a head on the class token, or None (then ``eta``
             must be 1).
+        exit_policy: Config of an :class:`ExitPolicy` whose confidence decides
+            in inference; None leaves it to the exit head.
         importance: Metric of :func:`mmscope.functional.importance_score`, or a
             dict of its ``metric``, ``direction`` and ``num_top``.
         score_layers: Blocks, counted from 0, that score tokens; by default
@@ -121,6 +132,7 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
         exit_head: dict | None = dict(  # noqa: B006 - never written to
             type='mmscope.MultiLabelExitHead', num_classes=150
         ),
+        exit_policy: dict | None = None,
         importance: str | dict = 'max_softplus',
         score_layers: Sequence[int] | None = None,
         reuse: str = 'mlp',
@@ -142,6 +154,11 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
             exit_resolution=exit_resolution,
         )
         check_numbers(alpha, beta, eta, exit_head)
+        if exit_policy is not None and exit_head is None:
+            raise ValueError(
+                f'exit_policy={exit_policy} judges what an exit_head says; '
+                'give one, or leave out the policy'
+            )
         if reuse_cls and reuse == 'none':
             raise ValueError("reuse_cls=True needs reuse='mlp' or 'linear'")
         needs_final_norm = (
@@ -175,6 +192,9 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
         self.exit_head = None
         if exit_head is not None:
             self.exit_head = MODELS.build(dict(exit_head, in_channels=dims))
+        self.exit_policy = None
+        if exit_policy is not None:
+            self.exit_policy = MODELS.build(exit_policy)
         if separate_coarse_pos_embed:
             height, width = self.pos_grids['pos_embed']
             self.coarse_cls_pos_embed = nn.Parameter(torch.zeros(1, 1, dims))
@@ -219,70 +239,136 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
             )
         return self.scope(x).features
 
+    @property
+    def exit_settings(self) -> ExitSettings:
+        """Threshold, policy and resolution that hold now in inference.
+
+        They are its own, but for those of a :func:`exit_settings` block.
+        """
+        context = exit_context(self)
+        return ExitSettings(
+            self.eta if context.eta is None else context.eta,
+            self.exit_policy if context.policy is None else context.policy,
+            context.resolution or self.exit_resolution,
+        )
+
     def scope(
         self,
         x: Tensor,
         valid: Tensor | None = None,
         eta: float | None = None,
-        judge: Judge | None = None,
     ) -> ScopeResult:
         """Run the coarse pass, and the fine pass where it is needed.
 
         Args:
             x: Images, (B, 3, H, W).
             valid: True where a coarse cell shows some of the image,
-                (B, ceil(H / 2P), ceil(W / 2P)); by default everywhere.
-            eta: Threshold instead of the backbone's own. In training both
-                are ignored and every image is refined.
-            judge: Gives the confidence of the coarse answers (B,) from the
-                coarse stage and the exit head's logits, instead of the exit
-                head.
+                (B, ceil(H / 2P), ceil(W / 2P)); by default everywhere, or
+                what the model around says of its images.
+            eta: Threshold instead of the one that holds. In training every
+                image is refined, whatever it is.
 
         Returns:
-            Features and decisions.
+            The record of the pass: features and decisions.
 
         Raises:
             ValueError: ``x`` is no batch of images, ``valid`` is of another
                 shape, ``eta`` out of range or without exit head, or
                 ``alpha`` is 0 in training.
         """
-        return self.stages(x, valid, eta, judge).result()
+        context = exit_context(self)
+        if context.replayed is None:
+            result = self.fine(self.coarse(x, valid, eta))
+        else:
+            result = next_record(context.replayed, x)
+        for records in context.records:
+            records.append(result)
+        return result
 
-    def stages(
+    def coarse(
         self,
         x: Tensor,
         valid: Tensor | None = None,
         eta: float | None = None,
-        judge: Judge | None = None,
-    ) -> Stages:
-        """Run both passes as :meth:`scope` does, and leave them apart."""
-        look = self.look(x, valid, eta, judge)
-        fine = None
-        if len(look.hard):
-            fine = self.encode_fine(*look.to_refine())
-        num = num_selected(self.alpha, look.coarse.importance.shape[1])
-        return Stages(look.coarse, look.decision, look.hard, fine, num)
+    ) -> ScopeResult:
+        """Run the coarse pass and decide which images to refine.
 
-    def look(
-        self,
-        x: Tensor,
-        valid: Tensor | None = None,
-        eta: float | None = None,
-        judge: Judge | None = None,
-    ) -> Look:
-        """Run the coarse pass and decide; see :meth:`scope`."""
+        Args:
+            x: See :meth:`scope`, as the others.
+            valid: Valid coarse cells.
+            eta: Threshold.
+
+        Returns:
+            The record of a pass, without its fine stage.
+        """
         self.check_images(x)
-        eta = self._resolve_eta(eta)
-        x = self.pad(x)
+        eta, context = self._resolve_eta(eta), exit_context(self)
+        size, x = x.shape[2:], self.pad(x)
+        content = context.content
+        if valid is None and content is not None:
+            valid = valid_cells(content, 2 * self.patch_size)
         if valid is not None:
             valid = check_valid(valid, x, 2 * self.patch_size)
-        coarse = self.encode_coarse(x)
-        if self.alpha == 0:
-            eta = 0.0  # nothing could be refined
-        decision = decide(coarse, self.exit_head, eta, judge)
-        return Look(x, valid, coarse, decision, decision.hard_rows(eta))
+        coarse = self._encode_coarse(x)
+        if self.exit_head is None:
+            confidence = torch.full_like(coarse.importance[:, 0], nan)
+            exited = should_exit(confidence, eta)
+            decision = Decision(confidence, exited, None, {})
+        else:
+            if content is None:
+                content = x.new_ones(1, 1, 1, 1).expand(len(x), 1, *size)
+            decision = self._decide(coarse, content, eta, context)
+        num = num_selected(self.alpha, coarse.importance.shape[1])
+        hard = hard_rows(decision.exited, eta)
+        return ScopeResult(x, valid, coarse, decision, hard, num)
 
-    def encode_coarse(self, x: Tensor) -> CoarseStage:
+    def fine(self, result: ScopeResult) -> ScopeResult:
+        """Run the fine pass over the hard images of a coarse one.
+
+        Args:
+            result: Record of :meth:`coarse`.
+
+        Returns:
+            The same record with its fine stage.
+        """
+        if not len(result.hard):
+            return result
+        return replace(result, fine=self._encode_fine(*result.to_refine()))
+
+    def _decide(
+        self,
+        coarse: CoarseStage,
+        content: Tensor,
+        eta: float,
+        context: ExitContext,
+    ) -> Decision:
+        """Judge the coarse answers (Eq. 6-7), by the policy if there is one.
+
+        Args:
+            coarse: Coarse stage of B images.
+            content: 1 where a pixel is no padding, (B, 1, H, W).
+            eta: Threshold.
+            context: What holds now.
+        """
+        evidence = Evidence(
+            coarse,
+            self.exit_head(coarse.cls),
+            content,
+            context.paths or [''] * len(content),
+            context.decoder,
+        )
+        policy = None if self.training else self.exit_settings.policy
+        if policy is None:
+            confidence = self.exit_head.confidence(evidence.logits)
+        else:
+            confidence = policy(evidence)
+        compared = {
+            name: other(evidence) for name, other in context.compared.items()
+        }
+        exited = should_exit(confidence, eta)
+        return Decision(confidence, exited, evidence, compared)
+
+    def _encode_coarse(self, x: Tensor) -> CoarseStage:
         """Encode the half-size image (Eq. 5).
 
         Args:
@@ -312,7 +398,7 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
         importance, _ = split_cls(out.importance)
         return CoarseStage(tokens, features, last_cls, maps, importance)
 
-    def encode_fine(
+    def _encode_fine(
         self, x: Tensor, coarse: CoarseStage, valid: Tensor | None = None
     ) -> FineStage:
         """Refine the most important cells (Eq. 13-19, Algorithms 1 and 2).
@@ -394,11 +480,12 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
                     'would not be trained; train with alpha above 0'
                 )
             return 1.0
-        eta = self.eta if eta is None else eta
+        eta = self.exit_settings.eta if eta is None else eta
         check_share('eta', eta)
         if self.exit_head is None and eta != 1:
             raise ValueError(
                 f'eta={eta} needs an exit_head to judge confidence; build the '
                 'backbone with one, or use eta=1'
             )
-        return eta
+        # without a fine pass nothing can be refined
+        return 0.0 if self.alpha == 0 else eta

@@ -1,19 +1,18 @@
 """Semantic segmentation with early exit, over mmseg."""
 
+from contextlib import AbstractContextManager
+from itertools import product
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmscope.functional.targets import classes_in_mask
 from mmscope.registry import MODELS
 from mmscope.utils.versions import require
 
-from .early_exit import (
-    ExitSupervision,
-    collect_stages,
-    frozen_batch_norm,
-)
-from .stages import ScopeResult, Stages
+from .early_exit import EarlyExitMixin, collect_passes, frozen_batch_norm
+from .exit_context import ExitContext, exit_context
+from .stages import Maps, ScopeResult, to_fine_grid
 
 require('mmseg')
 
@@ -100,7 +99,7 @@ class ScopeSegDataPreprocessor(SegDataPreProcessor):
 
 
 @MODELS.register_module()
-class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
+class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
     """EncoderDecoder that trains and uses the exits of its backbone.
 
     Training adds to mmseg's losses the exit head's supervision by the
@@ -122,13 +121,13 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
             loss on the coarse maps, decoded at the backbone's
             ``exit_resolution``, so that exited images get good masks.
             BatchNorm layers use and keep their running statistics there.
-        exit_policy: Config of an :class:`ExitPolicy` that decides in
-            inference; None leaves it to the exit head.
         train_cfg: As for EncoderDecoder.
         test_cfg: As for EncoderDecoder.
         data_preprocessor: Use :class:`ScopeSegDataPreprocessor`.
         init_cfg: mmengine's.
     """
+
+    task_head = 'decode_head'
 
     def __init__(
         self,
@@ -140,7 +139,6 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
         consistency_weight: float = 1.0,
         consistency: str = 'teacher',
         coarse_decode_weight: float = 0.0,
-        exit_policy: dict | None = None,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
@@ -155,20 +153,11 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
             test_cfg=test_cfg,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
+            exit_weight=exit_weight,
+            consistency_weight=consistency_weight,
+            consistency=consistency,
+            coarse_decode_weight=coarse_decode_weight,
         )
-        self.set_up_exits(
-            exit_weight,
-            consistency_weight,
-            consistency,
-            coarse_decode_weight,
-            exit_policy,
-        )
-        exit_classes = self.backbone.exit_head.num_classes
-        if exit_classes != self.num_classes:
-            raise ValueError(
-                f'exit_head.num_classes={exit_classes} must equal '
-                f'decode_head.num_classes={self.num_classes}'
-            )
         # mmseg's necks and heads are convolutions, which are faster so
         self.to(memory_format=torch.channels_last)
 
@@ -181,9 +170,9 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
             inputs: Images, (B, 3, H, W).
             data_samples: With ``gt_sem_seg``.
         """
-        target = self._exit_target(data_samples)
-        content = self._content(inputs, data_samples)
-        result = self.stages(inputs, content).result()
+        target = self.exit_target(data_samples)
+        with self.showing(inputs, data_samples):
+            result = self.backbone.scope(inputs)
         maps = self._neck(result.features)
         losses = self._decode_head_forward_train(maps, data_samples)
         if self.with_auxiliary_head:
@@ -225,34 +214,47 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
                 predictions[index] = sample
         return predictions
 
+    def deciding(
+        self, inputs: Tensor, batch_img_metas: list[dict] | None = None
+    ) -> AbstractContextManager[ExitContext]:
+        """Let policies decode the coarse maps; see the mixin."""
+        metas = batch_img_metas or [dict(img_shape=inputs.shape[2:])]
+
+        def decode(maps: Maps) -> Tensor:
+            return self._decode(self._coarse_maps(maps), metas)
+
+        return self.in_context(decoder=decode)
+
+    def extract_feat(self, inputs: Tensor) -> Maps:
+        """Maps of the neck, whichever pass an image ended in.
+
+        Args:
+            inputs: Images, (B, 3, H, W).
+        """
+        with self.deciding(inputs):
+            return super().extract_feat(inputs)
+
     def encode_decode(
         self, inputs: Tensor, batch_img_metas: list[dict]
     ) -> Tensor:
         """Segment one canvas or window.
 
         Args:
-            inputs: Images and, as fourth channel, which pixels are content,
-                (B, 3 + 1, H, W).
+            inputs: Images, (B, 3, H, W).
             batch_img_metas: As for EncoderDecoder.
 
         Returns:
             Logits, (B, K, H, W).
         """
-        inputs, content = inputs[:, :-1], inputs[:, -1:]
-        seen: list[Tensor] = []  # coarse answers that a policy looked at
-
-        def decode_coarse(maps: tuple[Tensor, ...]) -> Tensor:
-            seen.append(self._decode(self._coarse_maps(maps), batch_img_metas))
-            return seen[-1]
-
-        paths = [meta.get('img_path', '') for meta in batch_img_metas]
-        stages = self.stages(inputs, content, paths, decode_coarse)
-        if seen:
-            return self._refine_answers(seen[-1], stages, batch_img_metas)
-        if self.backbone.exit_resolution == 'fine':
-            return self._decode(stages.result().features, batch_img_metas)
+        with self.deciding(inputs, batch_img_metas):
+            result = self.backbone.scope(inputs)
+        coarse = result.decision.evidence.decoded
+        if coarse is not None:
+            return self._refine_answers(coarse, result, batch_img_metas)
+        if self.backbone.exit_settings.resolution == 'fine':
+            return self._decode(result.features, batch_img_metas)
         logits = None
-        for rows, maps in stages.groups():
+        for rows, maps in result.groups():
             part = self._decode(maps, batch_img_metas)
             if rows is None:
                 return part
@@ -261,41 +263,79 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
             logits.index_copy_(0, rows, part)
         return logits
 
+    def slide_inference(
+        self, inputs: Tensor, batch_img_metas: list[dict]
+    ) -> Tensor:
+        """Segment overlapping windows, each with exits of its own.
+
+        Args:
+            inputs: Images, (B, 3, H, W).
+            batch_img_metas: As for EncoderDecoder.
+
+        Returns:
+            Mean logits of the windows over each pixel, (B, K, H, W).
+        """
+        content = exit_context(self.backbone).content
+        canvas = inputs.shape[2:]
+        logits = inputs.new_zeros(len(inputs), self.out_channels, *canvas)
+        count = inputs.new_zeros(1, 1, *canvas)
+        for rows, columns in windows(
+            canvas, self.test_cfg.crop_size, self.test_cfg.stride
+        ):
+            window = (..., rows, columns)
+            crop = inputs[window]
+            shown = None if content is None else content[window]
+            # decode heads take a torch.Size for that of a window
+            metas = [
+                dict(m, img_shape=crop.shape[2:]) for m in batch_img_metas
+            ]
+            with self.in_context(content=shown):
+                logits[window] += self.encode_decode(crop, metas)
+            count[window] += 1
+        return logits / count
+
     def _refine_answers(
-        self, coarse: Tensor, stages: Stages, batch_img_metas: list[dict]
+        self, coarse: Tensor, result: ScopeResult, batch_img_metas: list[dict]
     ) -> Tensor:
         """Replace the coarse logits (B, K, H, W) of the refined images."""
-        if stages.fine is None:
+        if result.fine is None:
             return coarse
-        fine = self._decode(stages.fine.maps, batch_img_metas)
-        return coarse.index_copy(0, stages.hard, fine.to(coarse.dtype))
+        fine = self._decode(result.fine.maps, batch_img_metas)
+        return coarse.index_copy(0, result.hard, fine.to(coarse.dtype))
 
     def _predict_batch(
         self, inputs: Tensor, data_samples: list[SegDataSample] | None
     ) -> list[SegDataSample]:
-        content = self._content(inputs, data_samples)
-        with collect_stages() as passes:
-            samples = super().predict(
-                torch.cat([inputs, content], dim=1), data_samples
-            )
+        with (
+            self.showing(inputs, data_samples),
+            collect_passes(self) as passes,
+        ):
+            samples = super().predict(inputs, data_samples)
         slides = self.test_cfg.get('mode', 'whole') == 'slide'
-        return self.tell_exits(samples, passes, as_share=slides)
+        return self.write_exit_info(samples, passes, as_share=slides)
 
-    def _decode(
-        self, maps: tuple[Tensor, ...], batch_img_metas: list[dict]
+    def _forward(
+        self,
+        inputs: Tensor,
+        data_samples: list[SegDataSample] | None = None,
     ) -> Tensor:
+        """Logits of the decode head, as ``mode='tensor'`` asks for them."""
+        with self.showing(inputs, data_samples):
+            return super()._forward(inputs, data_samples)
+
+    def _decode(self, maps: Maps, batch_img_metas: list[dict]) -> Tensor:
         return self.decode_head.predict(
             self._neck(maps), batch_img_metas, self.test_cfg
         )
 
-    def _neck(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _neck(self, maps: Maps) -> Maps:
         return self.neck(maps) if self.with_neck else maps
 
-    def _coarse_maps(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _coarse_maps(self, maps: Maps) -> Maps:
         """Coarse maps at the resolution that exited images decode at."""
-        if self.backbone.exit_resolution == 'coarse':
+        if self.backbone.exit_settings.resolution == 'coarse':
             return maps
-        return tuple(F.interpolate(m, scale_factor=2) for m in maps)
+        return to_fine_grid(maps)
 
     def _coarse_decode_loss(
         self, result: ScopeResult, data_samples: list[SegDataSample]
@@ -309,22 +349,39 @@ class MambaScopeSegmentor(ExitSupervision, EncoderDecoder):
             )
         return self.weigh_coarse(losses)
 
-    def _exit_target(self, data_samples: list[SegDataSample]) -> Tensor:
-        """Classes present in each mask, (B, K)."""
-        targets = []
-        for sample in data_samples:
-            try:
-                targets.append(
-                    classes_in_mask(
-                        sample.gt_sem_seg.data,
-                        self.num_classes,
-                        self.decode_head.ignore_index,
-                    )
-                )
-            except ValueError as err:
-                path = sample.metainfo.get('seg_map_path', 'a mask')
-                raise ValueError(f'{path}: {err}') from err
-        return torch.cat(targets)
+    def classes_shown(self, sample: SegDataSample) -> Tensor:
+        """Classes present in a sample's mask, (1, K)."""
+        return classes_in_mask(
+            sample.gt_sem_seg.data,
+            self.num_classes,
+            self.decode_head.ignore_index,
+        )
+
+
+def windows(
+    canvas: tuple[int, int], crop: tuple[int, int], stride: tuple[int, int]
+) -> list[tuple[slice, slice]]:
+    """Cover a canvas with windows, the last ones flush with its end.
+
+    Args:
+        canvas: Height and width.
+        crop: Height and width of a window; a smaller canvas is one window.
+        stride: Steps from window to window, down and across.
+
+    Returns:
+        Rows and columns of each.
+    """
+    sides = [
+        [
+            slice(min(start, last), min(start, last) + side)
+            for start in range(0, last + step, step)
+        ]
+        for side, step, last in (
+            (min(size, whole), step, max(whole - size, 0))
+            for whole, size, step in zip(canvas, crop, stride, strict=True)
+        )
+    ]
+    return list(product(*sides))
 
 
 __all__ = ['MambaScopeSegmentor', 'ScopeSegDataPreprocessor']

@@ -1,16 +1,15 @@
-"""What the stages of MambaScope hand to each other and to the heads."""
+"""The record of a pass: what the stages hand to each other and the heads."""
 
-from collections.abc import Callable
-from math import nan
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmscope.functional import exits
-
-from .exit_head import ExitHead
+Maps = tuple[Tensor, ...]
 
 
 class CoarseStage(NamedTuple):
@@ -28,7 +27,7 @@ class CoarseStage(NamedTuple):
     tokens: Tensor
     features: Tensor | None
     cls: Tensor | None
-    maps: tuple[Tensor, ...]
+    maps: Maps
     importance: Tensor
 
     def rows(self, index: Tensor) -> 'CoarseStage':
@@ -45,59 +44,60 @@ class CoarseStage(NamedTuple):
         )
 
 
+@dataclass
+class Evidence:
+    """What an exit policy may look at.
+
+    Attributes:
+        coarse: The coarse stage of B images.
+        logits: Exit head on the coarse class token, (B, K).
+        content: 1 where a pixel is no padding, (B, 1, H, W).
+        paths: File of each image, '' where it has none.
+        decoder: Function from coarse maps to the logits of every pixel,
+            (B, K, h, w); None in models without any.
+        decoded: What :meth:`decode` gave, None until it is called.
+    """
+
+    coarse: CoarseStage
+    logits: Tensor
+    content: Tensor
+    paths: Sequence[str]
+    decoder: Callable[[Maps], Tensor] | None = None
+    decoded: Tensor | None = field(default=None, init=False)
+
+    def decode(self) -> Tensor:
+        """Decode the coarse maps, once: logits of every pixel, (B, K, h, w).
+
+        Raises:
+            TypeError: the model predicts no pixels.
+        """
+        if self.decoder is None:
+            raise TypeError(
+                'the exit policy looks at the pixels of the coarse answer, '
+                'as mmscope.PixelConfidence does, and this model does not '
+                'decode them: use mmscope.MambaScopeSegmentor, or another '
+                'exit_policy'
+            )
+        if self.decoded is None:
+            self.decoded = self.decoder(self.coarse.maps)
+        return self.decoded
+
+
 class Decision(NamedTuple):
     """The judgement of the coarse answers.
 
     Attributes:
-        logits: Exit head on the coarse class token (B, K), or None without.
-        confidence: Of the coarse answers (B,), NaN without exit head.
-        exited: Which images keep them, (B,) bool.
+        confidence: Confidence of the coarse answers (B,), NaN without exit
+            head.
+        exited: Images that keep them, (B,) bool.
+        evidence: What it rests on, None without exit head.
+        compared: Confidences of other policies by their name, (B,) each.
     """
 
-    logits: Tensor | None
     confidence: Tensor
     exited: Tensor
-
-    def easy_rows(self, num_hard: int) -> Tensor:
-        """Images that exited, without asking the device, (B - K,)."""
-        return self.exited.byte().argsort(stable=True)[num_hard:]
-
-    def hard_rows(self, eta: float) -> Tensor:
-        """Images to refine, (K,); asks the device only if it has to."""
-        if eta in (0, 1):
-            count = len(self.exited) if eta == 1 else 0
-            return torch.arange(count, device=self.exited.device)
-        # the one synchronisation with the host
-        return self.exited.logical_not().nonzero().squeeze(1)
-
-
-# confidence (B,) of coarse answers from their stage and exit logits
-Judge = Callable[[CoarseStage, Tensor], Tensor]
-
-
-def decide(
-    coarse: CoarseStage,
-    exit_head: ExitHead | None,
-    eta: float,
-    judge: Judge | None = None,
-) -> Decision:
-    """Judge the coarse answers.
-
-    Args:
-        coarse: Of B images.
-        exit_head: Head on the class token, or None.
-        eta: Threshold.
-        judge: Gives the confidence instead of the exit head.
-    """
-    logits, confidence = None, torch.full_like(coarse.importance[:, 0], nan)
-    if exit_head is not None:
-        logits = exit_head(coarse.cls)
-        confidence = (
-            exit_head.confidence(logits)
-            if judge is None
-            else judge(coarse, logits)
-        )
-    return Decision(logits, confidence, exits(confidence, eta))
+    evidence: Evidence | None
+    compared: Mapping[str, Tensor]
 
 
 class FineStage(NamedTuple):
@@ -109,20 +109,28 @@ class FineStage(NamedTuple):
         selected: Refined coarse cells, (B, k).
     """
 
-    maps: tuple[Tensor, ...]
+    maps: Maps
     logits: Tensor | None
     selected: Tensor
 
 
-class Look(NamedTuple):
-    """A batch after its coarse pass.
+@dataclass(frozen=True)
+class ScopeResult:
+    """The record of a pass over a batch, and how each image came by its maps.
+
+    :meth:`MambaScopeBackbone.coarse` starts it and
+    :meth:`MambaScopeBackbone.fine` completes it.
 
     Attributes:
-        images: Padded, (B, 3, H, W).
-        valid: Which coarse cells show some of the image, (B, N_c), or None.
-        coarse: Its coarse stage.
-        decision: Which images keep their coarse answer.
+        images: Padded images, (B, 3, H, W).
+        valid: Coarse cells that show some of an image (B, N_c), or None for
+            all.
+        coarse: Coarse stage of all images.
+        decision: Which of them keep the coarse answer.
         hard: Rows of the others, ascending, (K,).
+        num_selected: Number of cells that are refined in an image, k.
+        fine: Fine stage of the hard images; None where there are none, or
+            before they are refined.
     """
 
     images: Tensor
@@ -130,133 +138,159 @@ class Look(NamedTuple):
     coarse: CoarseStage
     decision: Decision
     hard: Tensor
-
-    def to_refine(self) -> tuple[Tensor, CoarseStage, Tensor | None]:
-        """What the fine stage takes: images, coarse stage, valid cells."""
-        if len(self.hard) == len(self.images):
-            return self.images, self.coarse, self.valid
-        valid = self.valid if self.valid is None else self.valid[self.hard]
-        return self.images[self.hard], self.coarse.rows(self.hard), valid
-
-    def easy_maps(self, resolution: str) -> tuple[Tensor, ...] | None:
-        """Maps of the images that exited, None if none did.
-
-        Args:
-            resolution: 'coarse' at stride 2P, 'fine' repeated to stride P.
-        """
-        maps = self.coarse.maps
-        if len(self.hard) == len(self.images):
-            return None
-        if len(self.hard):
-            rows = self.decision.easy_rows(len(self.hard))
-            maps = tuple(m[rows] for m in maps)
-        return maps if resolution == 'coarse' else tuple(map(_repeat, maps))
-
-
-class ScopeResult(NamedTuple):
-    """Features of a batch and how each image came by them.
-
-    Attributes:
-        features: One (B, C, h, w) for each level, from the pass that the
-            image ended in; coarse ones are repeated over 2x2 cells.
-        coarse_features: One (B, C, h / 2, w / 2) for each level.
-        coarse_logits: Exit head on the coarse class token, (B, K), or None
-            without exit head.
-        fine_logits: Exit head on the fine class token, (B, K), NaN where
-            exited; or None without exit head.
-        exited: Which images kept their coarse answer, (B,) bool.
-        confidence: Of the coarse answer (B,), NaN without exit head.
-        importance: Of the coarse cells, (B, N_c).
-        selected: Refined coarse cells (B, k), -1 where exited.
-    """
-
-    features: tuple[Tensor, ...]
-    coarse_features: tuple[Tensor, ...]
-    coarse_logits: Tensor | None
-    fine_logits: Tensor | None
-    exited: Tensor
-    confidence: Tensor
-    importance: Tensor
-    selected: Tensor
-
-
-class Stages(NamedTuple):
-    """Both passes over a batch, not yet merged.
-
-    Attributes:
-        coarse: Of all images.
-        decision: Which of them keep the coarse answer.
-        hard: Rows of the refined ones, ascending, (K,).
-        fine: Their fine stage, or None where there are none.
-        num_selected: Cells that are refined of an image.
-    """
-
-    coarse: CoarseStage
-    decision: Decision
-    hard: Tensor
-    fine: FineStage | None
     num_selected: int
+    fine: FineStage | None = None
 
+    @property
+    def exited(self) -> Tensor:
+        """Images that kept their coarse answer, (B,) bool."""
+        return self.decision.exited
+
+    @property
+    def confidence(self) -> Tensor:
+        """Confidence of the coarse answers (B,), NaN without exit head."""
+        return self.decision.confidence
+
+    @property
+    def importance(self) -> Tensor:
+        """Importance of the coarse cells, (B, N_c)."""
+        return self.coarse.importance
+
+    @property
+    def coarse_features(self) -> Maps:
+        """Coarse maps of all images, (B, C, h / 2, w / 2) for each level."""
+        return self.coarse.maps
+
+    @property
+    def coarse_logits(self) -> Tensor | None:
+        """Exit head on the coarse class token (B, K), None without one."""
+        evidence = self.decision.evidence
+        return None if evidence is None else evidence.logits
+
+    @property
     def easy(self) -> Tensor:
-        """Rows of the images that exited."""
-        return self.decision.easy_rows(len(self.hard))
+        """Rows of the images that exited, ascending, (B - K,)."""
+        # a sort asks the device for no count
+        order = self.exited.byte().argsort(stable=True)
+        return order[len(self.hard) :]
 
-    def groups(self) -> list[tuple[Tensor | None, tuple[Tensor, ...]]]:
+    @cached_property
+    def features(self) -> Maps:
+        """Maps of the pass that each image ended in, (B, C, h, w) a level.
+
+        Coarse ones are repeated over 2x2 cells.
+        """
+        fine = self._refined()
+        if fine is None:
+            return to_fine_grid(self.coarse.maps)
+        if self._all_hard:
+            return fine.maps
+        easy = self.easy
+        return tuple(
+            _interleave(easy, coarse, self.hard, refined)
+            for coarse, refined in zip(
+                to_fine_grid(tuple(m[easy] for m in self.coarse.maps)),
+                fine.maps,
+                strict=True,
+            )
+        )
+
+    @cached_property
+    def fine_logits(self) -> Tensor | None:
+        """Exit head on the fine class token, (B, K), NaN where exited.
+
+        None without exit head.
+        """
+        fine, logits = self._refined(), self.coarse_logits
+        if fine is not None and self._all_hard:
+            return fine.logits
+        if logits is not None:
+            logits = torch.full_like(logits, torch.nan)
+            if fine is not None:
+                refined = fine.logits.to(logits.dtype)
+                logits.index_copy_(0, self.hard, refined)
+        return logits
+
+    @cached_property
+    def selected(self) -> Tensor:
+        """Refined coarse cells (B, k), -1 where an image exited."""
+        fine = self._refined()
+        if fine is not None and self._all_hard:
+            return fine.selected
+        selected = torch.full(
+            (len(self.images), self.num_selected),
+            -1,
+            device=self.images.device,
+        )
+        if fine is not None:
+            selected.index_copy_(0, self.hard, fine.selected)
+        return selected
+
+    def groups(self) -> list[tuple[Tensor | None, Maps]]:
         """The maps that images ended with, coarse ones at stride 2P.
 
         Returns:
             Rows, None for the whole batch, and their maps, for each of the
             stages that any image ended in.
         """
-        if self.fine is None:
+        fine = self._refined()
+        if fine is None:
             return [(None, self.coarse.maps)]
-        if len(self.hard) == len(self.decision.exited):
-            return [(None, self.fine.maps)]
-        easy = self.easy()
+        if self._all_hard:
+            return [(None, fine.maps)]
+        easy = self.easy
         maps = tuple(m[easy] for m in self.coarse.maps)
-        return [(easy, maps), (self.hard, self.fine.maps)]
+        return [(easy, maps), (self.hard, fine.maps)]
 
-    def result(self) -> ScopeResult:
-        """Merge them; coarse maps are repeated over 2x2 cells."""
-        logits, confidence, exited = self.decision
-        features, fine_logits, selected = self._merged()
-        return ScopeResult(
-            features=features,
-            coarse_features=self.coarse.maps,
-            coarse_logits=logits,
-            fine_logits=fine_logits,
-            exited=exited,
-            confidence=confidence,
-            importance=self.coarse.importance,
-            selected=selected,
-        )
+    def to_refine(self) -> tuple[Tensor, CoarseStage, Tensor | None]:
+        """Images, coarse stage and valid cells of the hard images."""
+        if self._all_hard:
+            return self.images, self.coarse, self.valid
+        valid = self.valid if self.valid is None else self.valid[self.hard]
+        return self.images[self.hard], self.coarse.rows(self.hard), valid
 
-    def _merged(self) -> tuple[tuple[Tensor, ...], Tensor | None, Tensor]:
-        """Maps, fine logits and selected cells of the whole batch."""
-        logits, importance = self.decision.logits, self.coarse.importance
-        selected = torch.full(
-            (len(importance), self.num_selected), -1, device=importance.device
-        )
-        if logits is not None:
-            logits = torch.full_like(logits, torch.nan)
-        if self.fine is None:
-            return tuple(map(_repeat, self.coarse.maps)), logits, selected
-        if len(self.hard) == len(importance):
-            return self.fine
-        easy = self.easy()
-        features = tuple(
-            _interleave(easy, _repeat(coarse[easy]), self.hard, fine)
-            for coarse, fine in zip(
-                self.coarse.maps, self.fine.maps, strict=True
+    def all_exited(self) -> 'ScopeResult':
+        """The record of the same coarse pass at ``eta=0``."""
+        decision = self.decision._replace(exited=torch.ones_like(self.exited))
+        return replace(self, decision=decision, hard=self.hard[:0], fine=None)
+
+    @property
+    def _all_hard(self) -> bool:
+        return len(self.hard) == len(self.images)
+
+    def _refined(self) -> FineStage | None:
+        """The fine stage, None where no image is hard.
+
+        Raises:
+            RuntimeError: there are hard images that are not refined yet.
+        """
+        if self.fine is None and len(self.hard):
+            raise RuntimeError(
+                f'{len(self.hard)} images are to be refined yet; call '
+                'MambaScopeBackbone.fine on this record first'
             )
-        )
-        logits.index_copy_(0, self.hard, self.fine.logits.to(logits.dtype))
-        selected.index_copy_(0, self.hard, self.fine.selected)
-        return features, logits, selected
+        return self.fine
 
 
-def _repeat(coarse: Tensor) -> Tensor:
-    return F.interpolate(coarse, scale_factor=2, mode='nearest')
+def hard_rows(exited: Tensor, eta: float) -> Tensor:
+    """Rows of the images to refine, (K,); asks the device only if it has to.
+
+    Args:
+        exited: Images that keep their coarse answer, (B,) bool.
+        eta: Threshold that they were decided at.
+    """
+    if eta in (0, 1):
+        count = len(exited) if eta == 1 else 0
+        return torch.arange(count, device=exited.device)
+    # the one synchronisation with the host
+    return exited.logical_not().nonzero().squeeze(1)
+
+
+def to_fine_grid(maps: Maps) -> Maps:
+    """Repeat coarse maps over 2x2 cells: (B, C, h, w) to (B, C, 2h, 2w)."""
+    return tuple(
+        F.interpolate(m, scale_factor=2, mode='nearest') for m in maps
+    )
 
 
 def _interleave(

@@ -234,11 +234,11 @@ def _scope_flops(
     fine = fine_flops(net, shape, convention)
     tail = tail_flops(model, _map_shapes(net, shape))
     tail_exited = tail
-    if net.exit_resolution == 'coarse' and tail:
+    if net.exit_settings.resolution == 'coarse' and tail:
         half = tuple(side // 2 for side in shape)
         tail_exited = tail_flops(model, _map_shapes(net, half))
     refined = coarse + fine + tail
-    policy = getattr(model, 'exit_policy', None)
+    policy = net.exit_settings.policy
     if policy is not None and policy.decodes:
         refined += tail_exited
     return ModelFlops(

@@ -18,8 +18,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from mmscope.evaluation.task_metric import TaskMetric
-from mmscope.exits.answers import check_exits, exit_options
-from mmscope.models.early_exit import collect_stages
+from mmscope.models import collect_passes, exit_settings, require_exits
 from mmscope.utils.structures import canvas_of
 
 from .figure import save_figure
@@ -74,7 +73,7 @@ def picture_scope(
     Raises:
         ValueError: the model has no exit head, or slides a window.
     """
-    check_exits(model)
+    require_exits(model, 'a picture of both answers')
     if (getattr(model, 'test_cfg', None) or {}).get('mode') == 'slide':
         raise ValueError(
             "test_cfg.mode='slide' decides for each window; pictures need "
@@ -95,11 +94,11 @@ def _picture(
             inputs=[item['inputs']],
             data_samples=[item['data_samples'].clone()],
         )
-        with exit_options(model, eta=eta):
+        with exit_settings(model, eta=eta):
             return model.test_step(batch)[0]
 
     coarse = answer(0.0)
-    with collect_stages() as passes:
+    with collect_passes(model) as passes:
         fine = answer(1.0)
     path = coarse.metainfo.get('img_path', '')
     image = item.get('image')

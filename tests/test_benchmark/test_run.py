@@ -95,16 +95,6 @@ def test_a_job_does_the_work_that_is_reported(
     assert ran.total() / 2e9 == pytest.approx(reported, rel=1e-9)
 
 
-def test_queue_and_batches_make_the_same_decisions(scoped) -> None:
-    batches = make_batches(PICTURES, scoped, SIZE, 2, 2, 'cpu')
-    plain = case_of(scoped, forced=0.5)
-    counts = [
-        traced_flops(make_job(case, scoped, batches)).total()
-        for case in (plain, replace(plain, queue=2))
-    ]
-    assert counts[0] == counts[1]
-
-
 def test_exits_are_those_of_the_backbone(scoped) -> None:
     """Natural exits are counted, and forcing leaves nothing behind."""
     batches = make_batches(PICTURES, scoped, SIZE, 4, 1, 'cpu')
@@ -217,10 +207,10 @@ def test_inputs_are_those_of_the_preprocessor(scoped, sides) -> None:
     if sides == (64, 96):
         assert valid is None
     else:
-        content = scoped.model._content(
-            expected['inputs'], expected['data_samples']
-        )
-        assert torch.equal(valid, scoped.model.valid_cells(content))
+        inputs = expected['inputs']
+        with scoped.model.showing(inputs, expected['data_samples']):
+            result = scoped.net.coarse(inputs)
+        assert torch.equal(valid.flatten(1), result.valid)
 
 
 def test_images_are_scaled_to_cover_and_cropped() -> None:
@@ -292,7 +282,7 @@ def test_a_backbone_without_pyramid_is_refused(
 def test_a_plain_backbone_gets_a_pyramid(tiny_config) -> None:
     config = tiny_config("model['neck'] = None\n", 'vim_t_ade20k')
     bench = build(config, 'vim')
-    maps = run_batch(bench, 'fpn', torch.zeros(1, 3, 64, 64), None, None)[0]
+    maps = run_batch(bench, 'fpn', torch.zeros(1, 3, 64, 64), None)[0]
     assert [m.shape[-1] for m in maps] == [16, 8, 4, 2]
 
 
@@ -301,7 +291,7 @@ def test_full_fpn_adds_that_of_mmdet(tiny_config) -> None:
     bench = build(config, 'vim', fpn='full')
     with torch.no_grad():
         image = torch.zeros(1, 3, 64, 64)
-        [maps] = run_batch(bench, 'fpn', image, None, None)
+        [maps] = run_batch(bench, 'fpn', image, None)
     assert [m.shape[1] for m in maps] == [256] * 5
     assert bench.parameters('fpn') > build(config, 'v').parameters('fpn')
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mmscope.functional import (
-    exits,
     multi_label_confidence,
+    should_exit,
     single_label_confidence,
 )
 
@@ -33,7 +33,7 @@ def test_multi_label_modes(mode, probabilities, expected) -> None:
 @pytest.mark.parametrize('mode', ['mean_positive', 'max', 'min_positive'])
 def test_a_head_that_sees_nothing_refines(mode) -> None:
     nothing = logits_of(*[0.02] * 150)
-    assert not exits(multi_label_confidence(nothing, mode), 0.6).any()
+    assert not should_exit(multi_label_confidence(nothing, mode), 0.6).any()
 
 
 def test_single_label_is_the_largest_probability() -> None:
@@ -51,11 +51,11 @@ def test_single_label_is_the_largest_probability() -> None:
 )
 def test_exit_rule_and_its_ends(eta, expected) -> None:
     confidence = torch.tensor([0.69, 0.7, 1.0, math.nan])
-    assert exits(confidence, eta).tolist() == expected
+    assert should_exit(confidence, eta).tolist() == expected
 
 
 def test_infinite_confidence_refines() -> None:
-    assert not exits(torch.tensor([math.inf]), 0.5).item()
+    assert not should_exit(torch.tensor([math.inf]), 0.5).item()
 
 
 def test_half_precision_logits_are_judged_in_float32() -> None:

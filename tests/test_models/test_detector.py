@@ -1,6 +1,7 @@
 """The detector and its mixin."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
+from mmscope.models import ScopeResult, collect_passes
 from mmscope.models.detector import (
     DetectorExits,
     half_size_masks,
@@ -89,12 +91,12 @@ def test_images_without_instances_are_legal(make_detector, resolution) -> None:
     loss.backward()
     assert loss.isfinite()
     assert untrained(model) == []
-    assert model._exit_target(samples).tolist() == [[0.0] * CLASSES] * 2
+    assert model.exit_target(samples).tolist() == [[0.0] * CLASSES] * 2
 
 
 def test_exit_target_is_the_classes_of_the_instances(make_detector) -> None:
     samples = [make_sample(labels=[4, 4]), make_sample(labels=[0, 2])]
-    assert make_detector()._exit_target(samples).tolist() == [
+    assert make_detector().exit_target(samples).tolist() == [
         [0, 0, 0, 0, 1],
         [1, 0, 1, 0, 0],
     ]
@@ -267,18 +269,19 @@ def test_boxes_of_coarse_and_fine_answers_agree(width) -> None:
     )
     model.neck = nn.Identity()
     head.test_cfg.max_per_img = 1
-    stages = model.backbone.stages
+    scope = model.backbone.scope
 
-    def brightness(x: Tensor, valid: Tensor, **options: object):
-        both = stages(x, valid, **options)
+    def brightness(x: Tensor) -> ScopeResult:
+        both = scope(x)
         cells = (nn.functional.avg_pool2d(x, side) for side in (16, 32))
         fine, coarse = ((m.mean(1, keepdim=True),) for m in cells)
-        return both._replace(
+        return replace(
+            both,
             coarse=both.coarse._replace(maps=coarse),
             fine=both.fine and both.fine._replace(maps=fine),
         )
 
-    model.backbone.stages = brightness
+    model.backbone.scope = brightness
     image = torch.full((3, 96, width), -3.0)
     image[:, 32:64, 64:96] = 3.0
     image[:, 32:48, 64:80] = 3.1
@@ -298,10 +301,13 @@ def test_boxes_of_coarse_and_fine_answers_agree(width) -> None:
 def test_boxes_end_within_odd_images(make_detector) -> None:
     """The half pixel that halving adds is outside of the image."""
     model = make_detector()
+    # of many boxes some reach the border, whatever the weights
+    model.rpn_head.test_cfg.max_per_img = 200
+    model.roi_head.test_cfg.max_per_img = 200
     (sample,) = predict(model, [4 * torch.randn(3, 61, 93)], 0.0, (61, 93))
     boxes = sample.pred_instances.bboxes
     # boxes reach the border of what was halved; rounded up it were 94 x 62
-    assert boxes[:, 2].max() == 92
+    assert 91.5 < boxes[:, 2].max() <= 92
     assert boxes[:, 3].max() <= 60
 
 
@@ -394,21 +400,14 @@ def test_padding_is_selected_last(make_detector) -> None:
     """Of a canvas of 2 x 3 coarse cells, images cover some."""
     model = make_detector(backbone__alpha=0.5)
     model.train()
-    stages, seen = model.backbone.stages, []
-
-    def recording(x: Tensor, valid: Tensor, **options: object):
-        both = stages(x, valid, **options)
-        seen.append((valid.flatten(1), both.fine.selected))
-        return both
-
-    model.backbone.stages = recording
     sizes = [(20, 20), (30, 70), (64, 96), (64, 40)]
-    train_step(
-        model,
-        [torch.randn(3, *size) for size in sizes],
-        [make_sample(size, [[2, 2, 18, 18]], [1]) for size in sizes],
-    )
-    ((valid, selected),) = seen
+    with collect_passes(model) as passes:
+        train_step(
+            model,
+            [torch.randn(3, *size) for size in sizes],
+            [make_sample(size, [[2, 2, 18, 18]], [1]) for size in sizes],
+        )
+    ((valid, selected),) = ((p.valid, p.selected) for p in passes)
     assert valid.tolist() == [
         [True, False, False, False, False, False],
         [True, True, True, False, False, False],
@@ -479,4 +478,4 @@ def test_bad_arguments(make_detector, options, error, message) -> None:
 
 def test_labels_beyond_the_classes_name_the_image(make_detector) -> None:
     with pytest.raises(ValueError, match=r'some.jpg: .*0 to 4, found 9'):
-        make_detector()._exit_target([make_sample(labels=[1, 9])])
+        make_detector().exit_target([make_sample(labels=[1, 9])])

@@ -10,13 +10,14 @@ from mmscope.models import (
     OracleExit,
     PixelConfidence,
     RandomExit,
+    exit_settings,
 )
-from mmscope.models.exit_policies import Evidence, build_policy
-from mmscope.models.stages import CoarseStage
+from mmscope.models.exit_policies import build_policy
+from mmscope.models.stages import CoarseStage, Evidence
 
 
 def evidence(
-    logits: Tensor, paths: list[str] | None = None, decode: object = None
+    logits: Tensor, paths: list[str] | None = None, decoder: object = None
 ) -> Evidence:
     batch = len(logits)
     coarse = CoarseStage(
@@ -27,7 +28,7 @@ def evidence(
         importance=torch.zeros(batch, 6),
     )
     content = torch.ones(batch, 1, 8, 8)
-    return Evidence(coarse, logits, content, paths or [''] * batch, decode)
+    return Evidence(coarse, logits, content, paths or [''] * batch, decoder)
 
 
 def test_head_confidence_is_the_named_mode() -> None:
@@ -41,7 +42,7 @@ def test_pixel_confidence_ignores_padding() -> None:
     """Two classes; the right half is padding of another confidence."""
     logits = torch.zeros(1, 2, 4, 4)
     logits[:, 0, :, :2] = torch.tensor(0.8 / 0.2).log()
-    seen = evidence(torch.zeros(1, 2), decode=lambda: logits)
+    seen = evidence(torch.zeros(1, 2), decoder=lambda maps: logits)
     seen.content[:, :, :, 4:] = 0
     assert PixelConfidence()(seen).item() == pytest.approx(0.8)
     seen.content[:] = 1
@@ -56,9 +57,9 @@ def test_pixel_confidence_needs_pixels() -> None:
 def test_chance_depends_on_image_and_seed_alone() -> None:
     logits = torch.zeros(2, 2)
     both = RandomExit()(evidence(logits, ['/x/a.jpg', '/x/b.jpg']))
-    one = RandomExit()(evidence(logits[:1], ['/y/b.jpg']))
+    one = RandomExit()(evidence(logits[:1], ['/x/b.jpg']))
     assert both[1] == one[0] != both[0]
-    other = RandomExit(seed=1)(evidence(logits[:1], ['/y/b.jpg']))
+    other = RandomExit(seed=1)(evidence(logits[:1], ['/x/b.jpg']))
     assert other[0] != one[0]
     unnamed = RandomExit()
     draws = {unnamed(evidence(logits[:1])).item() for _ in range(3)}
@@ -74,9 +75,11 @@ def test_chance_is_uniform() -> None:
 
 def test_oracle_prefers_what_loses_least(tmp_path) -> None:
     path = tmp_path / 'losses.json'
-    path.write_text(json.dumps({'a.jpg': 30.0, 'b.jpg': -2.0, 'c.jpg': 5.0}))
+    path.write_text(
+        json.dumps({'x/a.jpg': 30.0, 'x/b.jpg': -2.0, 'y/a.jpg': 5.0})
+    )
     oracle = OracleExit(str(path))
-    seen = evidence(torch.zeros(3, 2), ['x/a.jpg', 'x/b.jpg', 'x/c.jpg'])
+    seen = evidence(torch.zeros(3, 2), ['x/a.jpg', 'x/b.jpg', 'y/a.jpg'])
     assert oracle(seen).argsort(descending=True).tolist() == [1, 2, 0]
     with pytest.raises(KeyError, match=r"no image 'd.jpg'"):
         oracle(evidence(torch.zeros(1, 2), ['d.jpg']))
@@ -91,12 +94,14 @@ def test_unknown_policy_is_named() -> None:
 
 def test_segmentor_exits_by_its_policy(make_segmentor) -> None:
     """The policy's confidence decides, and is what predictions carry."""
-    model = make_segmentor(exit_policy=dict(type='mmscope.PixelConfidence'))
+    model = make_segmentor(
+        backbone__exit_policy=dict(type='mmscope.PixelConfidence')
+    )
     images = torch.randn(3, 3, 64, 96)
     with torch.no_grad():
         found = [s.exit_confidence for s in model.predict(images)]
-        model.exit_policy = None
-        own = [s.exit_confidence for s in model.predict(images)]
+        with exit_settings(model, policy=dict(type='mmscope.HeadConfidence')):
+            own = [s.exit_confidence for s in model.predict(images)]
     assert max(abs(a - b) for a, b in zip(found, own, strict=True)) > 1e-3
 
 
@@ -106,7 +111,7 @@ def test_pixel_policy_keeps_the_answer_that_it_saw(
 ) -> None:
     """The coarse maps are decoded once, and exited images keep that."""
     model = make_segmentor(
-        exit_policy=dict(type='mmscope.PixelConfidence'),
+        backbone__exit_policy=dict(type='mmscope.PixelConfidence'),
         backbone__exit_resolution=resolution,
     )
     torch.manual_seed(0)
@@ -133,20 +138,16 @@ def test_pixel_policy_keeps_the_answer_that_it_saw(
 
 def test_router_is_not_trained_with_the_model(make_segmentor) -> None:
     model = make_segmentor(
-        exit_policy=dict(
+        backbone__exit_policy=dict(
             type='mmscope.LearnedRouter', in_channels=32, num_classes=5
         )
     )
-    router = model.exit_policy
+    router = model.backbone.exit_policy
     assert isinstance(router, LearnedRouter)
     assert not any(p.requires_grad for p in router.parameters())
     with torch.no_grad():
-        found = router(
-            evidence(torch.randn(3, 5))._replace(
-                coarse=evidence(torch.randn(3, 5)).coarse._replace(
-                    cls=torch.randn(3, 32)
-                )
-            )
-        )
+        seen = evidence(torch.randn(3, 5))
+        seen.coarse = seen.coarse._replace(cls=torch.randn(3, 32))
+        found = router(seen)
     assert found.shape == (3,)
     assert ((found > 0) & (found < 1)).all()

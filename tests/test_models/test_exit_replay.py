@@ -77,7 +77,7 @@ def test_replay_equals_real_inference(
     """Metric and exit rate of a real pass at eta are those of the replay."""
     segmentor.backbone.exit_resolution = resolution
     if policy is not None:
-        segmentor.exit_policy = build_policy(policy)
+        segmentor.backbone.exit_policy = build_policy(policy)
     loader = load(data, batch_size)
     answers = collect_answers(segmentor, loader, metric)['model']
     eta = middle(answers.confidence)
@@ -104,7 +104,7 @@ def test_collecting_leaves_the_model_as_it_was(
         policies={'pixel': build_policy('pixel')},
     )
     assert segmentor.backbone.eta == 0.4
-    assert segmentor.exit_policy is None
+    assert segmentor.backbone.exit_policy is None
     own, other = by_policy['model'], by_policy['pixel']
     assert not np.allclose(own.confidence, other.confidence)
     assert np.array_equal(own.quality, other.quality)

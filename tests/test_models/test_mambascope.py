@@ -4,7 +4,7 @@ from torch import Tensor
 
 from mmscope.functional import multi_label_confidence
 from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
-from mmscope.models.stages import CoarseStage
+from mmscope.models.stages import CoarseStage, Decision, ScopeResult
 from mmscope.models.vim import Encoded
 from mmscope.registry import MODELS
 
@@ -319,6 +319,19 @@ def test_fine_pass_of_patches_that_carry_their_ids(
             assert result.features[1][0, 0, row, column] == value
 
 
+def to_refine(coarse: CoarseStage) -> ScopeResult:
+    """The record of a coarse pass over an image that is to be refined."""
+    confidence = torch.zeros(1)
+    return ScopeResult(
+        images=torch.rand(1, 3, 96, 160),
+        valid=None,
+        coarse=coarse,
+        decision=Decision(confidence, confidence.bool(), None, {}),
+        hard=torch.tensor([0]),
+        num_selected=3,
+    )
+
+
 @pytest.mark.parametrize('reuse_cls', [False, True])
 def test_reused_features_reach_the_four_cells_of_their_token(
     make_net, reuse_cls
@@ -347,7 +360,7 @@ def test_reused_features_reach_the_four_cells_of_their_token(
         return Encoded((x, x), x, None)
 
     net.encode = stub
-    net.encode_fine(torch.rand(1, 3, 96, 160), coarse)
+    net.fine(to_refine(coarse))
     # the fine cells in raster order: 2 3, 12 13, 24 25, 34 35, 46 47, 56 57
     parents = [1, 1, 1, 1, 7, 7, 7, 7, 13, 13, 13, 13]
     cls = 50.0 if reuse_cls else 0.0
@@ -357,9 +370,7 @@ def test_reused_features_reach_the_four_cells_of_their_token(
     # neighbours in a row: their cells interleave
     importance = torch.zeros(1, 15)
     importance[:, [1, 2, 7]] = 1.0
-    net.encode_fine(
-        torch.rand(1, 3, 96, 160), coarse._replace(importance=importance)
-    )
+    net.fine(to_refine(coarse._replace(importance=importance)))
     parents = [1, 1, 2, 2, 1, 1, 2, 2, 7, 7, 7, 7]
     expected = [*parents[:6], cls, *parents[6:], *[-1] * 12]
     assert sequences[1] == expected

@@ -9,8 +9,8 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmscope.models import MambaScopeSegmentor
-from mmscope.models.early_exit import content_mask, frozen_batch_norm
+from mmscope.models import MambaScopeSegmentor, collect_passes
+from mmscope.models.early_exit import frozen_batch_norm
 
 
 def samples(sizes: list[tuple[int, int]], classes: int = 5) -> list:
@@ -73,7 +73,7 @@ def test_head_runs_on_channels_last_maps(make_segmentor) -> None:
     )
     with torch.no_grad():
         model.encode_decode(
-            torch.rand(2, 4, 64, 96), [dict(img_shape=(64, 96))] * 2
+            torch.rand(2, 3, 64, 96), [dict(img_shape=(64, 96))] * 2
         )
     finest = max(seen, key=torch.Tensor.numel)
     assert finest.is_contiguous(memory_format=torch.channels_last)
@@ -105,9 +105,7 @@ def test_exit_target_is_the_classes_of_the_mask(make_segmentor) -> None:
     mask[0, :3, :3] = 4
     mask[0, 60:, 90:] = 1
     sample = SegDataSample(gt_sem_seg=PixelData(data=mask))
-    assert make_segmentor()._exit_target([sample]).tolist() == [
-        [0, 1, 0, 0, 1]
-    ]
+    assert make_segmentor().exit_target([sample]).tolist() == [[0, 1, 0, 0, 1]]
 
 
 def test_coarse_loss_leaves_batch_norm_alone(make_segmentor) -> None:
@@ -211,22 +209,13 @@ def test_padding_is_selected_last_in_every_window(make_segmentor) -> None:
         test_cfg=dict(mode='slide', crop_size=(64, 96), stride=(64, 96)),
         backbone__alpha=0.5,
     )
-    masks = []
-    stages = model.backbone.stages
-
-    def recording(x: Tensor, valid: Tensor, **options: object):
-        both = stages(x, valid, **options)
-        masks.append((valid.flatten(1), both.fine.selected))
-        return both
-
-    model.backbone.stages = recording
     # 1 row of coarse cells of content on a canvas 2 x 6, in two windows
     image = torch.randn(3, 64, 192)
     sample = samples([(64, 192)])[0]
     sample.set_metainfo(dict(img_shape=(30, 130), ori_shape=(64, 192)))
-    with torch.no_grad():
+    with torch.no_grad(), collect_passes(model) as passes:
         model.predict(image[None], [sample])
-    (left, chosen), (right, others) = masks
+    (left, chosen), (right, others) = ((p.valid, p.selected) for p in passes)
     assert left.tolist() == [[True] * 3 + [False] * 3]
     assert chosen.tolist() == [[0, 1, 2]]
     assert right.tolist() == [[True, True] + [False] * 4]
@@ -294,12 +283,7 @@ def test_backbone_in_an_unmodified_segmentor(segmentor_config) -> None:
     assert sample.pred_sem_seg.data.shape == (1, 70, 90)
 
 
-def test_content_mask_and_frozen_batch_norm() -> None:
-    mask = content_mask([(2, 3), (1, 1)], (2, 4), torch.zeros(1))
-    assert mask.tolist() == [
-        [[[1, 1, 1, 0], [1, 1, 1, 0]]],
-        [[[1, 0, 0, 0], [0, 0, 0, 0]]],
-    ]
+def test_frozen_batch_norm() -> None:
     layer, resting = torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2).eval()
     with frozen_batch_norm(layer, resting, None):
         assert not layer.training
@@ -336,7 +320,7 @@ def test_labels_beyond_the_classes_name_the_mask(make_segmentor) -> None:
         metainfo=dict(seg_map_path='masks/bad.png'),
     )
     with pytest.raises(ValueError, match=r'masks/bad.png: .*9'):
-        make_segmentor()._exit_target([sample])
+        make_segmentor().exit_target([sample])
 
 
 class HostReads(TorchDispatchMode):
@@ -366,10 +350,9 @@ def test_one_synchronisation_decides_a_mixed_batch(
     with torch.no_grad():
         confidence = segmentor.backbone.scope(images).confidence
         segmentor.backbone.eta = confidence.median().item()
-        content = torch.ones_like(images[:, :1])
         with HostReads() as reads:
             metas = [dict(img_shape=images.shape[2:])] * 4
-            segmentor.encode_decode(torch.cat([images, content], 1), metas)
+            segmentor.encode_decode(images, metas)
         exited = segmentor.backbone.scope(images).exited
     assert 0 < exited.sum() < 4
     assert reads.seen == ['nonzero']

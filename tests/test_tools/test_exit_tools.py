@@ -87,11 +87,12 @@ def test_oracle_policy_reads_the_losses_of_the_sweep(
     )
     losses = tmp_path / 'losses.json'
     ordered = sorted(json.loads(losses.read_text()).values())
+    policy = 'model.backbone.exit_policy'
     run_tool(
         *('eta_sweep.py', *model_files, *ETAS, '--out-dir', tmp_path / 'b'),
         *('--draws', 2, '--num-pictures', 0, '--tolerance', ordered[0]),
-        *('--cfg-options', 'model.exit_policy.type=mmscope.OracleExit'),
-        f'model.exit_policy.losses={losses}',
+        *('--cfg-options', f'{policy}.type=mmscope.OracleExit'),
+        f'{policy}.losses={losses}',
     )
     found = json.loads((tmp_path / 'b' / 'sweep.json').read_text())
     assert found['quality']['model']['auroc'] == pytest.approx(1)

@@ -74,13 +74,12 @@ def test_what_was_chosen_is_said_and_random_weights_are(
         run_tool,
         *('--configs', config, tiny_config('', 'vim_t_ade20k')),
         *('--eta', 0.7, '--batch-size', 2, '--plot', tmp_path / 'fps.png'),
-        *('--fine-queue', 2, '--scopes', 'backbone', '--fpn', 'full'),
+        *('--scopes', 'backbone', '--fpn', 'full'),
     )
     printed = capsys.readouterr().out
     assert 'chosen for cpu:' in printed
     assert '--force-exit 0.5 1.0' in printed
     assert 'exits at an eta mean nothing' in ' '.join(printed.split())
-    assert 'queue 2' in printed
     assert (tmp_path / 'fps.png').is_file()
 
 

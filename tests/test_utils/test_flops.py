@@ -145,7 +145,7 @@ def test_neck_and_head_are_counted_where_exits_run(
 ) -> None:
     cfg = Config.fromfile(tiny_config())
     cfg.model.backbone.exit_resolution = resolution
-    cfg.model.exit_policy = policy and dict(type=policy)
+    cfg.model.backbone.exit_policy = policy and dict(type=policy)
     model = build_model(cfg)
     flops = model_flops(model, (64, 96))
     image = torch.rand(1, 3, 64, 96)

@@ -1,0 +1,114 @@
+"""What holds for the passes of one backbone inside a block of code.
+
+Signatures of mmseg and mmdet have no room for thresholds, padding masks, file
+names and records. One object carries them all; it is kept by a ContextVar,
+so that threads and nested calls do not see each other's, and nothing is set
+on a model.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from .stages import Maps, ScopeResult
+
+
+class ExitSettings(NamedTuple):
+    """How a backbone decides about exits in inference.
+
+    Attributes:
+        eta: Confidence from which an image exits.
+        policy: Exit policy, or None where the exit head judges.
+        resolution: Resolution that exited images are decoded at, 'fine' or
+            'coarse'.
+    """
+
+    eta: float
+    policy: nn.Module | None
+    resolution: str
+
+
+@dataclass(frozen=True)
+class ExitContext:
+    """Settings, evidence and records of the passes inside a block.
+
+    Attributes:
+        eta: Threshold instead of the backbone's own, or None.
+        policy: Exit policy instead of its own, or None.
+        resolution: Exit resolution instead of its own, or None.
+        compared: Policies whose confidences are wanted beside, by name.
+        content: 1 where a pixel is no padding, (B, 1, H, W), or None where
+            all are content.
+        paths: File of each image, B, or none at all.
+        decoder: Function from coarse maps to the logits of every pixel.
+        given: Maps that a detector takes instead of running its backbone.
+        records: Lists that each pass is appended to.
+        replayed: Records to return instead of running passes.
+    """
+
+    eta: float | None = None
+    policy: nn.Module | None = None
+    resolution: str | None = None
+    compared: Mapping[str, nn.Module] = field(default_factory=dict)
+    content: Tensor | None = None
+    paths: Sequence[str] = ()
+    decoder: Callable[[Maps], Tensor] | None = None
+    given: Maps | None = None
+    records: tuple[list[ScopeResult], ...] = ()
+    replayed: Iterator[ScopeResult] | None = None
+
+
+_NOTHING = ExitContext()
+_CONTEXTS: ContextVar[tuple[tuple[nn.Module, ExitContext], ...]] = ContextVar(
+    'exit contexts', default=()
+)
+
+
+def exit_context(backbone: nn.Module) -> ExitContext:
+    """What holds for the passes of a backbone now."""
+    for owner, context in reversed(_CONTEXTS.get()):
+        if owner is backbone:
+            return context
+    return _NOTHING
+
+
+@contextmanager
+def changed_context(
+    backbone: nn.Module, **changes: object
+) -> Iterator[ExitContext]:
+    """Change some of what holds for the passes of a backbone in a block.
+
+    Args:
+        backbone: The module itself is the key: no copy of it is affected.
+        **changes: Attributes of :class:`ExitContext`.
+    """
+    context = replace(exit_context(backbone), **changes)
+    token = _CONTEXTS.set((*_CONTEXTS.get(), (backbone, context)))
+    try:
+        yield context
+    finally:
+        _CONTEXTS.reset(token)
+
+
+def next_record(records: Iterator[ScopeResult], x: Tensor) -> ScopeResult:
+    """Take the record of a pass that has been run before.
+
+    Args:
+        records: Records that are left.
+        x: Images that the pass was over, (B, 3, H, W).
+
+    Raises:
+        RuntimeError: there is no record left, or it is of another batch.
+    """
+    record = next(records, None)
+    if record is None or len(record.images) != len(x):
+        found = 'none' if record is None else f'{len(record.images)}'
+        raise RuntimeError(
+            f'{len(x)} images are to be answered from a recorded pass, which '
+            f'has {found}: give the model the same images in the same order'
+        )
+    return record
