@@ -1,9 +1,15 @@
-"""MambaScope, coarse-to-fine early-exit Vision Mamba, for OpenMMLab."""
+"""MambaScope, coarse-to-fine early-exit Vision Mamba, for OpenMMLab.
 
-from .utils.versions import require
+``mmscope.ops`` works with torch alone; all else needs mmengine and mmcv, which
+``registry`` asks for.
+"""
+
+from .utils.versions import installed_version, require
 from .version import __version__
 
-for _name in ('torch', 'mmengine', 'mmcv'):
-    require(_name)
+require('torch')
+for _name in ('mmengine', 'mmcv'):
+    if installed_version(_name) is not None:
+        require(_name)
 
 __all__ = ['__version__']

@@ -6,6 +6,11 @@ file and then the modules named in ``locations``, so that no config needs
 ImportError raised here.
 """
 
+from .utils.versions import require
+
+for _name in ('mmengine', 'mmcv'):
+    require(_name)
+
 from mmengine.registry import EVALUATOR as MMENGINE_EVALUATOR
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS

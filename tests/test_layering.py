@@ -164,6 +164,39 @@ def test_the_package_imports_no_tools() -> None:
         assert not violations(files, lambda path, name: False, outside)
 
 
+def changes_sys_path(node: ast.AST) -> bool:
+    """Tell ``sys.path.x``, ``sys.path = x`` and ``sys.path[i] = x``."""
+
+    def is_sys_path(node: ast.AST) -> bool:
+        return isinstance(node, ast.Attribute) and (
+            ast.unparse(node) == 'sys.path'
+        )
+
+    if isinstance(node, ast.Attribute) and is_sys_path(node.value):
+        return True
+    target = node.value if isinstance(node, ast.Subscript) else node
+    reads = isinstance(getattr(node, 'ctx', None), ast.Load)
+    return is_sys_path(target) and not reads
+
+
+@pytest.mark.parametrize(
+    ('source', 'expected'),
+    [
+        ('sys.path.insert(0, x)', True),
+        ('sys.path = x', True),
+        ('sys.path += x', True),
+        ('sys.path[:0] = x', True),
+        ('del sys.path[0]', True),
+        ('x = [*sys.path, sys.path[0]]', False),
+        ('os.path.join(x)', False),
+    ],
+)
+def test_the_reader_sees_a_change_of_sys_path(
+    source: str, expected: bool
+) -> None:
+    assert any(map(changes_sys_path, ast.walk(ast.parse(source)))) == expected
+
+
 def test_nothing_changes_sys_path() -> None:
     folders = (PACKAGE, ROOT / 'tools', ROOT / 'configs', ROOT / 'tests')
     files = [path for folder in folders for path in files_in(folder)]
@@ -171,7 +204,5 @@ def test_nothing_changes_sys_path() -> None:
         f'{path.relative_to(ROOT)}:{node.lineno}'
         for path in files
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute)
-        and node.attr == 'path'
-        and getattr(node.value, 'id', '') == 'sys'
+        if changes_sys_path(node)
     ]

@@ -63,8 +63,9 @@ def test_the_pinned_set_satisfies_every_minimum() -> None:
 
 @pytest.mark.parametrize('name', ['torch', 'mmengine', 'mmcv'])
 def test_missing_package_is_named_with_the_fix(name: str) -> None:
+    module = 'mmscope' if name == 'torch' else 'mmscope.registry'
     done = run_python(
-        f'import sys; sys.modules[{name!r}] = None; import mmscope'
+        f'import sys; sys.modules[{name!r}] = None; import {module}'
     )
     message = last_line(done)
     minimum = MINIMUM_VERSIONS[name]
@@ -73,6 +74,23 @@ def test_missing_package_is_named_with_the_fix(name: str) -> None:
         'installed; to fix it run: pip install '
     )
     assert f"{name}>={minimum}'" in message
+
+
+def test_operators_need_torch_alone() -> None:
+    code = """
+import sys
+for name in ('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'numpy'):
+    sys.modules[name] = None
+import torch
+from mmscope.ops import bidirectional_conv, rms_norm, selective_scan
+x = torch.ones(1, 4, 8)
+print(selective_scan(x, x, -torch.ones(4, 2), x[:, :2], x[:, :2]).shape)
+print(bidirectional_conv(x, torch.ones(2, 8, 4), torch.ones(2, 8)).shape)
+print(rms_norm(x, torch.ones(8), 1e-5).shape)
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('torch.Size') == 3
 
 
 def test_old_package_is_named_with_both_versions(tmp_path: Path) -> None:

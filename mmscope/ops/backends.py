@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import triton_check
 from .scan import cpu as cpu_scan
 from .scan import mamba_ssm as mamba_ssm_scan
 from .scan.inputs import ScanCore
+from .self_check import refusal
 
 ENV_BACKEND = 'MMSCOPE_SCAN_BACKEND'
 
@@ -37,11 +39,42 @@ class ScanBackend:
         name: What users choose it by.
         why_not: Why it cannot run on a tensor like ``u``, None if it can.
         load: Imports the backend and returns its core.
+        kernels: Whether it brings kernels for convolution and norm.
+        gpu: Whether it runs kernels on GPUs, which 'auto' checks first.
+        differentiable: Whether it is made of torch's own operators, so that
+            every kind of derivative exists.
     """
 
     name: str
     why_not: Callable[[Tensor], str | None]
     load: Callable[[], ScanCore]
+    kernels: bool = False
+    gpu: bool = False
+    differentiable: bool = False
+
+    def refusal(self, operator: str, x: Tensor, auto: bool) -> str | None:
+        """Why it may not run an operator now, None if it may.
+
+        Args:
+            operator: 'scan', 'conv' or 'norm'.
+            x: What the operator reads.
+            auto: Whether nobody asked for the backend by name.
+        """
+        if in_forward_mode() and not self.differentiable:
+            return (
+                'it has no forward-mode derivative (torch.func.jvp); choose '
+                "backend='reference'"
+            )
+        reason = self.why_not(x)
+        if reason is None and auto and self.gpu:
+            reason = refusal(operator, self.name, x)
+        return reason
+
+
+def in_forward_mode() -> bool:
+    """Whether forward-mode derivatives are being taken."""
+    # no public name tells this of tensors inside of vmap
+    return forward_ad._current_level >= 0
 
 
 def _runs_anywhere(u: Tensor) -> str | None:
@@ -76,11 +109,17 @@ def _load_reference() -> ScanCore:
 
 # 'auto' takes the first that can run: fastest first
 BACKENDS: tuple[ScanBackend, ...] = (
-    ScanBackend('cpu', cpu_scan.why_not, _load_cpu),
-    ScanBackend('triton', triton_check.why_not, _load_triton),
-    ScanBackend('mamba_ssm', mamba_ssm_scan.why_not, _load_mamba_ssm),
+    ScanBackend('cpu', cpu_scan.why_not, _load_cpu, kernels=True),
+    ScanBackend(
+        'triton', triton_check.why_not, _load_triton, kernels=True, gpu=True
+    ),
+    ScanBackend(
+        'mamba_ssm', mamba_ssm_scan.why_not, _load_mamba_ssm, gpu=True
+    ),
     ScanBackend('torch', _runs_anywhere, _load_torch),
-    ScanBackend('reference', _runs_anywhere, _load_reference),
+    ScanBackend(
+        'reference', _runs_anywhere, _load_reference, differentiable=True
+    ),
 )
 
 
@@ -143,7 +182,7 @@ def resolve(u: Tensor, backend: str | None) -> ScanCore:
     for candidate in BACKENDS:
         if name not in ('auto', candidate.name):
             continue
-        reason = candidate.why_not(u)
+        reason = candidate.refusal('scan', u, name == 'auto')
         if reason is None:
             return candidate.load()
         if name != 'auto':
@@ -153,17 +192,14 @@ def resolve(u: Tensor, backend: str | None) -> ScanCore:
     raise RuntimeError(f'no scan backend can run here: {scan_backends(u)}')
 
 
-# scan backends that bring kernels for the other operators
-KERNELS = {'cpu': cpu_scan.why_not, 'triton': triton_check.why_not}
-
-
-def layer_kernels(x: Tensor, backend: str | None) -> str:
+def layer_kernels(operator: str, x: Tensor, backend: str | None) -> str:
     """Return 'cpu' for C++, 'triton', or 'torch' for plain torch.
 
     It follows the scan: 'auto' takes the first that can run, 'cpu' and
     'triton' are what they say, every other backend takes plain torch.
 
     Args:
+        operator: 'conv' or 'norm'.
         x: What the operator reads.
         backend: Of the scan; None for what ``use_backend`` or the
             environment say.
@@ -172,12 +208,12 @@ def layer_kernels(x: Tensor, backend: str | None) -> str:
         RuntimeError: kernels were asked for by name and cannot run.
     """
     name = wanted_backend(backend)
-    for kernels, why_not in KERNELS.items():
-        if name not in ('auto', kernels):
+    for candidate in BACKENDS:
+        if not candidate.kernels or name not in ('auto', candidate.name):
             continue
-        reason = why_not(x)
+        reason = candidate.refusal(operator, x, name == 'auto')
         if reason is None:
-            return kernels
+            return candidate.name
         if name != 'auto':
             raise RuntimeError(
                 f'scan backend {name!r} cannot run here: {reason}'

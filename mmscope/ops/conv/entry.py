@@ -13,6 +13,9 @@ from torch import Tensor
 
 from ..backends import layer_kernels
 from ..scan.cpu import NOT_BUILT
+from ..scan.shapes import check_inputs
+
+LAYOUT = {'x': 'B, L, D', 'weight': '2, D, K', 'bias': '2, D'}
 
 
 def plain_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -86,16 +89,11 @@ def bidirectional_conv(
         (2, B, L, D), dtype of ``x``.
 
     Raises:
-        ValueError: the shapes do not fit.
+        TypeError: a tensor is not of real floating point numbers.
+        ValueError: the shapes or the devices do not agree.
     """
-    dim, taps = x.shape[-1], weight.shape[-1]
-    fits = x.dim() == 3 and weight.shape == (2, dim, taps) and taps > 0
-    if not fits or bias.shape != (2, dim):
-        raise ValueError(
-            'x must be (B, L, D), weight (2, D, K) and bias (2, D), got '
-            f'{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}'
-        )
-    kernels = layer_kernels(x, backend)
+    check_inputs(LAYOUT, {'x': x, 'weight': weight, 'bias': bias})
+    kernels = layer_kernels('conv', x, backend)
     if kernels == 'cpu':
         return torch.ops.mmscope.conv_forward.default(x, weight, bias)
     if kernels == 'triton':

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..backends import layer_kernels
 from ..scan.cpu import NOT_BUILT
 from ..scan.reference import state_dtype
+from ..scan.shapes import check_kinds
 
 
 def plain_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -78,14 +79,16 @@ def rms_norm(
         (..., C), dtype of ``weight``.
 
     Raises:
-        ValueError: the shapes do not fit.
+        TypeError: a tensor is not of real floating point numbers.
+        ValueError: the shapes or the devices do not agree.
     """
     if x.dim() == 0 or weight.shape != x.shape[-1:] or not len(weight):
         raise ValueError(
             'x must be (..., C) and weight (C,), got '
             f'{tuple(x.shape)} and {tuple(weight.shape)}'
         )
-    kernels = layer_kernels(x, backend)
+    check_kinds({'x': x, 'weight': weight})
+    kernels = layer_kernels('norm', x, backend)
     if kernels == 'cpu':
         return torch.ops.mmscope.rms_norm_forward.default(x, weight, eps)[0]
     if kernels == 'triton':

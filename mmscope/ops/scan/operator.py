@@ -160,7 +160,11 @@ def register(name: str) -> Scan:
         grads = [None] * 8
         if grad_out is not None:
             starts, *tensors = ctx.saved_tensors
-            softplus, reverse, merge, _, chunk, _ = ctx.options
+            softplus, reverse, merge, _, chunk, saved = ctx.options
+            if not saved:  # traced where nothing asked for a gradient
+                *_, starts = forward_op(
+                    *tensors, softplus, reverse, merge, False, chunk, True
+                )
             grads = backward_op(
                 grad_out, starts, *tensors, softplus, reverse, merge, chunk
             )

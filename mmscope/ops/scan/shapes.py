@@ -1,4 +1,4 @@
-"""What the scans accept, checked before any backend sees it."""
+"""What the operators accept, checked before any backend sees it."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ TOKEN_MAJOR = {
 }
 
 
-def check_inputs(
-    layout: Mapping[str, str], tensors: Mapping[str, Tensor | None]
-) -> None:
-    """Raise unless the tensors are a scan in ``layout``.
+def check_kinds(tensors: Mapping[str, Tensor | None]) -> None:
+    """Raise unless all are real floating point tensors on one device.
 
     Args:
-        layout: ``CHANNEL_MAJOR`` or ``TOKEN_MAJOR``.
-        tensors: By the names in ``layout``; None where left out.
+        tensors: By name, the first of them given; None where left out.
+
+    Raises:
+        TypeError: one holds integers, booleans or complex numbers.
+        ValueError: one is on another device than the first.
     """
-    sizes = {'2': 2}
-    device = tensors['u'].device
-    for name, axes in layout.items():
-        tensor = tensors[name]
+    first, *_ = tensors
+    device = tensors[first].device
+    for name, tensor in tensors.items():
         if tensor is None:
             continue
         if not tensor.is_floating_point():
@@ -49,12 +49,32 @@ def check_inputs(
                 f'{name} must be a floating point tensor, got '
                 f'{tensor.dtype}; cast it first'
             )
-        _bind(name, axes, tensor, sizes)
         if tensor.device != device:
             raise ValueError(
-                f'{name} is on {tensor.device}, but u on {device}; '
+                f'{name} is on {tensor.device}, but {first} on {device}; '
                 'move them to one device'
             )
+
+
+def check_inputs(
+    layout: Mapping[str, str], tensors: Mapping[str, Tensor | None]
+) -> None:
+    """Raise unless the tensors fit together in ``layout``.
+
+    Args:
+        layout: Axes by name, as ``CHANNEL_MAJOR``; axes of one name have one
+            size, and an axis '2' has two.
+        tensors: By the names in ``layout``; None where left out.
+
+    Raises:
+        TypeError: see :func:`check_kinds`.
+        ValueError: the shapes or the devices do not agree.
+    """
+    sizes = {'2': 2}
+    for name, axes in layout.items():
+        if tensors[name] is not None:
+            _bind(name, axes, tensors[name], sizes)
+    check_kinds(tensors)
 
 
 def _bind(name: str, axes: str, tensor: Tensor, sizes: dict[str, int]) -> None:
@@ -72,7 +92,7 @@ def _bind(name: str, axes: str, tensor: Tensor, sizes: dict[str, int]) -> None:
     for axis, size in zip(names, shape, strict=True):
         if axis != 'B' and size == 0:
             raise ValueError(
-                f'{name} ({axes}) = {shape} has no {axis}; a scan needs at '
-                'least one token, channel and state'
+                f'{name} ({axes}) = {shape} has no {axis}; every axis but '
+                'the batch needs at least one entry'
             )
     sizes.update(zip(names, shape, strict=True))

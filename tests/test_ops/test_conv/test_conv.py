@@ -234,9 +234,29 @@ def test_without_the_build(monkeypatch):
 
 def test_bad_arguments():
     inputs = conv_inputs(1, 9, 4)
-    with pytest.raises(ValueError, match=r'weight \(2, D, K\).* \(2, 3, 4\)'):
+    with pytest.raises(ValueError, match=r'weight must be .* \(2, 3, 4\)'):
         bidirectional_conv(**{**inputs, 'weight': inputs['weight'][:, :3]})
-    with pytest.raises(ValueError, match=r'bias \(2, D\), got .* \(2, 3\)'):
+    with pytest.raises(ValueError, match=r'bias must be .* got \(2, 3\)'):
         bidirectional_conv(**{**inputs, 'bias': inputs['bias'][:, :3]})
     with pytest.raises(ValueError, match='must be one of .* got'):
         bidirectional_conv(**inputs, backend='cuda')
+
+
+@pytest.mark.parametrize('backend', ['auto', 'torch'])
+@pytest.mark.parametrize('name', ['x', 'weight', 'bias'])
+@pytest.mark.parametrize('dtype', [torch.int64, torch.bool, torch.complex64])
+def test_only_real_floating_point(backend, name, dtype):
+    inputs = conv_inputs(1, 9, 4)
+    inputs[name] = inputs[name].to(dtype)
+    with pytest.raises(TypeError, match=f'{name} must be a .* got {dtype}'):
+        bidirectional_conv(**inputs, backend=backend)
+
+
+@pytest.mark.parametrize('backend', ['auto', 'torch'])
+def test_devices_must_agree(backend):
+    inputs = conv_inputs(1, 9, 4)
+    inputs['weight'] = inputs['weight'].to('meta')
+    with pytest.raises(ValueError, match='weight is on meta, but x on cpu'):
+        bidirectional_conv(**inputs, backend=backend)
+    inputs = {k: v.to('meta') for k, v in inputs.items()}
+    assert bidirectional_conv(**inputs).is_meta

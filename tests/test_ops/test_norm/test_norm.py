@@ -147,3 +147,23 @@ def test_other_scan_backends_take_torchs(backend):
 def test_bad_shapes():
     with pytest.raises(ValueError, match=r'weight \(C,\), got \(2, 9\) and'):
         rms_norm(torch.zeros(2, 9), torch.zeros(8), EPS)
+
+
+@pytest.mark.parametrize('backend', ['auto', 'torch'])
+@pytest.mark.parametrize('name', ['x', 'weight'])
+@pytest.mark.parametrize('dtype', [torch.int64, torch.complex64])
+def test_only_real_floating_point(backend, name, dtype):
+    inputs = norm_inputs((2, 9))
+    inputs[name] = inputs[name].to(dtype)
+    with pytest.raises(TypeError, match=f'{name} must be a .* got {dtype}'):
+        rms_norm(**inputs, eps=EPS, backend=backend)
+
+
+@pytest.mark.parametrize('backend', ['auto', 'torch'])
+def test_devices_must_agree(backend):
+    inputs = norm_inputs((2, 9))
+    inputs['weight'] = inputs['weight'].to('meta')
+    with pytest.raises(ValueError, match='weight is on meta, but x on cpu'):
+        rms_norm(**inputs, eps=EPS, backend=backend)
+    inputs['x'] = inputs['x'].to('meta')
+    assert rms_norm(**inputs, eps=EPS).is_meta
