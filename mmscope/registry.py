@@ -11,7 +11,6 @@ from .utils.versions import require
 for _name in ('mmengine', 'mmcv'):
     require(_name)
 
-from mmengine.registry import EVALUATOR as MMENGINE_EVALUATOR
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -37,17 +36,15 @@ HOOKS = Registry(
     'hook',
     parent=MMENGINE_HOOKS,
     scope='mmscope',
-    locations=['mmscope.engine', 'mmscope.visualization'],
+    locations=[
+        'mmscope.engine',
+        'mmscope.evaluation',
+        'mmscope.visualization',
+    ],
 )
 METRICS = Registry(
     'metric',
     parent=MMENGINE_METRICS,
-    scope='mmscope',
-    locations=['mmscope.evaluation'],
-)
-EVALUATOR = Registry(
-    'evaluator',
-    parent=MMENGINE_EVALUATOR,
     scope='mmscope',
     locations=['mmscope.evaluation'],
 )

@@ -23,7 +23,8 @@ from segmentor_fixtures import (  # noqa: F401 - fixtures for all tests
 from vim_weights import vim_file  # noqa: F401 - likewise
 
 from mmscope.datasets import write_sample_data
-from mmscope.engine.launch import build_runner, load_config, set_resume
+from mmscope.engine.launch import build_runner, load_config
+from mmscope.engine.options import set_resume
 from mmscope.models import (
     MambaScopeBackbone,
     VisionMambaBackbone,

@@ -103,7 +103,11 @@ def test_options_reach_evaluators_and_datasets(name: str) -> None:
     for split in ('train', 'val', 'test'):
         assert cfg[f'{split}_dataloader'].dataset.type not in WRAPPERS
     for split in ('val', 'test'):
-        assert isinstance(cfg[f'{split}_evaluator'], dict)
+        evaluator = cfg[f'{split}_evaluator']
+        assert isinstance(evaluator, list)
+        assert evaluator[0].type in ('IoUMetric', 'CocoMetric')
+        exits = [metric.type for metric in evaluator[1:]]
+        assert exits == ['mmscope.ExitMetric'] * ('mambascope' in name)
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -115,8 +119,12 @@ def test_at_most_three_deep(name: str) -> None:
 def test_runs_can_be_repeated_and_are_guarded(name: str) -> None:
     cfg = read(name)
     assert cfg.randomness.seed is not None
-    hooks = {hook.type for hook in cfg.custom_hooks}
+    # default hooks merge: a config that adds its own keeps these
+    assert 'custom_hooks' not in cfg
+    hooks = {hook.type for hook in cfg.default_hooks.values()}
     assert {'mmscope.RandomStateHook', 'mmscope.FiniteLossHook'} <= hooks
+    has_exits = 'mambascope' in name
+    assert ('mmscope.ExitStatisticsHook' in hooks) == has_exits
 
 
 def test_parameters(built: tuple[str, Config, nn.Module]) -> None:
@@ -199,12 +207,8 @@ def test_paper_variant_is_the_method_alone(size: str) -> None:
     assert paper.model.coarse_decode_weight == 0
     assert ours.model.backbone.exit_resolution == 'coarse'
     assert ours.model.coarse_decode_weight > 0
-    schedules = [
-        [h for h in cfg.custom_hooks if h.type == 'mmscope.AlphaScheduleHook']
-        for cfg in (ours, paper)
-    ]
-    assert [h.full_until for h in schedules[0]] == [pytest.approx(2 / 3)]
-    assert schedules[1] == []
+    schedules = [cfg.default_hooks.alpha_schedule for cfg in (ours, paper)]
+    assert [s.full_until for s in schedules] == [pytest.approx(2 / 3), 0]
 
 
 METAFILES = sorted((ROOT / 'configs').rglob('metafile.yml'))

@@ -94,7 +94,9 @@ val_dataloader = dict(
         pipeline=pipeline,
     ),
 )
-val_evaluator = dict(ann_file='{data}/instances.json')
+val_evaluator = [
+    dict(_base_.val_evaluator[0], ann_file='{data}/instances.json')
+]
 optim_wrapper = dict(
     _delete_=True,
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
@@ -105,10 +107,10 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=20, end={iters}),
 ]
 train_cfg = dict(max_iters={iters}, val_interval=100)
-custom_hooks = [dict(type='mmscope.FiniteLossHook')]
 default_hooks = dict(
     logger=dict(interval=20),
     checkpoint=dict(interval={iters}, save_best=None),
+    alpha_schedule=dict(full_until=0.0),
 )
 test_dataloader = None
 test_evaluator = None

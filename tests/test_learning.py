@@ -59,10 +59,10 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=20, end={iters}),
 ]
 train_cfg = dict(max_iters={iters}, val_interval={iters})
-custom_hooks = [dict(type='mmscope.FiniteLossHook')]
 default_hooks = dict(
     logger=dict(interval=20),
     checkpoint=dict(interval={iters}, save_best=None),
+    alpha_schedule=dict(full_until=0.0),
 )
 test_dataloader = None
 test_evaluator = None

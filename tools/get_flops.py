@@ -9,13 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mmscope.benchmark.build import build_model, default_shape
-from mmscope.engine.launch import (
-    build_runner,
-    has_exits,
-    load_checkpoint,
-    load_config,
-    set_eta,
-)
+from mmscope.engine.launch import build_runner, load_config
+from mmscope.engine.options import has_exits, set_eta
 from mmscope.utils.flops import (
     COMPONENTS,
     CONVENTIONS,
@@ -110,8 +105,7 @@ def main() -> None:
     report = dict(shape=flops.shape, convention=args.convention)
     if args.checkpoint:
         cfg.work_dir = cfg.work_dir + '/flops'
-        runner = build_runner(cfg, 'none', ('test',))
-        load_checkpoint(runner, args.checkpoint)
+        runner = build_runner(cfg, 'none', ('test',), args.checkpoint)
         loader = runner.test_loop.dataloader
         mean = dataset_flops(runner.model, loader, args.convention)
         columns['mean of the test images'] = mean.mean

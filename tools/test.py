@@ -1,15 +1,13 @@
 """Evaluate a checkpoint: metrics, pictures, predictions."""
 
 import argparse
+from pathlib import Path
 
 from mmengine.config import DictAction
 
-from mmscope.engine.launch import (
-    LAUNCHERS,
-    build_runner,
-    load_checkpoint,
-    load_config,
-    save_metrics,
+from mmscope.engine.launch import LAUNCHERS, build_runner, load_config
+from mmscope.engine.options import (
+    MetricsFile,
     set_eta,
     set_output,
     set_pictures,
@@ -51,11 +49,10 @@ def main() -> None:
         set_pictures(cfg, args.show_dir)
     if args.out:
         set_output(cfg, args.out)
-    runner = build_runner(cfg, args.launcher, ('test',))
-    load_checkpoint(runner, args.checkpoint)
-    metrics = runner.test()
+    runner = build_runner(cfg, args.launcher, ('test',), args.checkpoint)
     if args.out:
-        save_metrics(metrics, cfg, args.out)
+        runner.register_hook(MetricsFile(Path(args.out) / 'metrics.json'))
+    runner.test()
 
 
 if __name__ == '__main__':

@@ -4,13 +4,8 @@ import argparse
 
 from mmengine.config import DictAction
 
-from mmscope.engine.launch import (
-    LAUNCHERS,
-    build_runner,
-    load_config,
-    set_amp,
-    set_resume,
-)
+from mmscope.engine.launch import LAUNCHERS, build_runner, load_config
+from mmscope.engine.options import set_amp, set_auto_scale_lr, set_resume
 
 
 def parse_args() -> argparse.Namespace:
@@ -49,7 +44,7 @@ def main() -> None:
     if args.amp:
         set_amp(cfg)
     if args.auto_scale_lr:
-        cfg.auto_scale_lr.enable = True
+        set_auto_scale_lr(cfg)
     if args.resume:
         set_resume(cfg, args.resume)
     build_runner(cfg, args.launcher, ('train', 'val')).train()

@@ -3,11 +3,13 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),
 )
+# BatchNorm shares its statistics between GPUs
+sync_bn = 'torch'
 randomness = dict(seed=0)
-custom_hooks = [
-    dict(type='mmscope.RandomStateHook'),
-    dict(type='mmscope.FiniteLossHook'),
-]
+default_hooks = dict(
+    random_state=dict(type='mmscope.RandomStateHook'),
+    finite_loss=dict(type='mmscope.FiniteLossHook'),
+)
 log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 load_from = None

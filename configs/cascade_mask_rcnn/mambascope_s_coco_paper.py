@@ -3,7 +3,4 @@
 _base_ = './mambascope_s_coco.py'
 
 model = dict(backbone=dict(exit_resolution='fine'), coarse_decode_weight=0.0)
-custom_hooks = [
-    dict(type='mmscope.RandomStateHook'),
-    dict(type='mmscope.FiniteLossHook'),
-]
+default_hooks = dict(alpha_schedule=dict(full_until=0.0))

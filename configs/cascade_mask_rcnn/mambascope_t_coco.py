@@ -26,8 +26,9 @@ model = dict(
     ),
     coarse_decode_weight=0.4,
 )
-custom_hooks = [
-    dict(type='mmscope.RandomStateHook'),
-    dict(type='mmscope.FiniteLossHook'),
-    dict(type='mmscope.AlphaScheduleHook', full_until=2 / 3),
-]
+val_evaluator = [*_base_.val_evaluator, dict(type='mmscope.ExitMetric')]
+test_evaluator = val_evaluator
+default_hooks = dict(
+    alpha_schedule=dict(type='mmscope.AlphaScheduleHook', full_until=2 / 3),
+    exit_statistics=dict(type='mmscope.ExitStatisticsHook'),
+)

@@ -119,7 +119,10 @@ calibration_dataloader = dict(
         pipeline=test_pipeline,
     ),
 )
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+val_evaluator = [
+    dict(type='IoUMetric', iou_metrics=['mIoU']),
+    dict(type='mmscope.ExitMetric'),
+]
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
@@ -139,9 +142,6 @@ test_cfg = dict(type='TestLoop')
 default_hooks = dict(
     logger=dict(interval=50),
     checkpoint=dict(interval=900, save_best=None),
+    alpha_schedule=dict(type='mmscope.AlphaScheduleHook', full_until=0.5),
+    exit_statistics=dict(type='mmscope.ExitStatisticsHook'),
 )
-custom_hooks = [
-    dict(type='mmscope.RandomStateHook'),
-    dict(type='mmscope.FiniteLossHook'),
-    dict(type='mmscope.AlphaScheduleHook', full_until=0.5),
-]

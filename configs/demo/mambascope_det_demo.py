@@ -139,12 +139,15 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(
-    type='CocoMetric',
-    ann_file=data_root + 'annotations/instances_val2017.json',
-    metric=['bbox', 'segm'],
-    proposal_nums=(1, 10, 100),
-)
+val_evaluator = [
+    dict(
+        type='CocoMetric',
+        ann_file=data_root + 'annotations/instances_val2017.json',
+        metric=['bbox', 'segm'],
+        proposal_nums=(1, 10, 100),
+    ),
+    dict(type='mmscope.ExitMetric'),
+]
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
@@ -164,9 +167,6 @@ test_cfg = dict(type='TestLoop')
 default_hooks = dict(
     logger=dict(interval=50),
     checkpoint=dict(interval=600, save_best=None),
+    alpha_schedule=dict(type='mmscope.AlphaScheduleHook', full_until=0.5),
+    exit_statistics=dict(type='mmscope.ExitStatisticsHook'),
 )
-custom_hooks = [
-    dict(type='mmscope.RandomStateHook'),
-    dict(type='mmscope.FiniteLossHook'),
-    dict(type='mmscope.AlphaScheduleHook', full_until=0.5),
-]

@@ -12,13 +12,10 @@ from mmengine.structures import BaseDataElement
 from rich.progress import Progress
 from torch import nn
 
-from mmscope.engine.launch import (
-    load_config,
-    load_weights,
-    require_exits,
-    set_eta,
-)
+from mmscope.engine.launch import load_config
+from mmscope.engine.options import require_exits, set_eta
 from mmscope.registry import MODELS
+from mmscope.utils.checkpoint import load_weights
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 

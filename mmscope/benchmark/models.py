@@ -13,13 +13,14 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 import mmscope
-from mmscope.engine.launch import load_config, load_weights
+from mmscope.engine.launch import load_config
 from mmscope.models import (
     EarlyExitMixin,
     MambaScopeBackbone,
     VisionMambaBackbone,
     has_exits,
 )
+from mmscope.utils.checkpoint import load_weights
 
 from .build import build_model
 

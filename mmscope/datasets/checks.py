@@ -5,6 +5,8 @@ from pathlib import Path
 
 from mmengine.config import ConfigDict
 
+from mmscope.utils.config import metric_configs
+
 
 def check_dataset(dataloader: ConfigDict | None) -> None:
     """Refuse a dataloader whose folders or annotation file are missing.
@@ -36,23 +38,24 @@ def check_dataset(dataloader: ConfigDict | None) -> None:
     )
 
 
-def check_evaluator(name: str, evaluator: ConfigDict | None) -> None:
-    """Refuse an evaluator whose annotation file is missing.
+def check_evaluator(name: str, evaluator: object) -> None:
+    """Refuse an evaluator with a metric whose annotation file is missing.
 
     Args:
-        name: Its name in the config.
-        evaluator: Config of one metric, or of several, which are left to
-            their own checks.
+        name: Name of the evaluator in the config.
+        evaluator: Config of its metrics, or None.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
-    path = evaluator.get('ann_file') if isinstance(evaluator, dict) else None
-    if path and not Path(path).is_file():
-        raise FileNotFoundError(
-            f'{name}.ann_file={path!r} does not exist; it belongs to the '
-            f'dataset: set both, with --cfg-options {name}.ann_file=...'
-        )
+    for index, metric in enumerate(metric_configs(evaluator)):
+        path = metric.get('ann_file')
+        if path and not Path(path).is_file():
+            key = f'{name}.{index}' if isinstance(evaluator, list) else name
+            raise FileNotFoundError(
+                f'{key}.ann_file={path!r} does not exist; it belongs to the '
+                f'dataset: set both, with --cfg-options {key}.ann_file=...'
+            )
 
 
 def check_annotations(dataset: ConfigDict) -> None:

@@ -1,6 +1,6 @@
 """Metrics of early exit."""
 
-from .exit_evaluator import ExitEvaluator
+from .exit_hook import ExitStatisticsHook
 from .exit_metric import ExitMetric
 
-__all__ = ['ExitEvaluator', 'ExitMetric']
+__all__ = ['ExitMetric', 'ExitStatisticsHook']

@@ -1,5 +1,6 @@
 """Exit statistics beside the metrics of the task."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,8 +37,8 @@ class ExitMetric(BaseMetric):
     - 'head_mAP' and 'head_F1' of the exit head as a classifier of the
       classes present, where predictions carry ``exit_scores`` and there is
       ground truth;
-    - the task's main score on 'exited' and on 'refined' images, with
-      ``task`` set;
+    - the task's main score on 'exited' and on 'refined' images, in testing
+      with :class:`ExitStatisticsHook` or wherever ``task`` is set;
     - 'auroc', how well confidence tells that the coarse answer is as good as
       the fine one, where predictions carry ``coarse_answer``: set the
       model's ``keep_coarse`` and eta = 1;
@@ -73,6 +74,19 @@ class ExitMetric(BaseMetric):
         self.task = None
         if task is not None:
             self.task = TaskMetric(METRICS.build(task))
+
+    def judge_by(self, metric: BaseMetric) -> None:
+        """Judge answers as another metric does, which stays as it is.
+
+        Args:
+            metric: The task's, such as IoUMetric, with its ``dataset_meta``.
+        """
+        # a copy shares what is large: COCO's annotations are read once
+        own = copy.copy(metric)
+        own.results = []
+        if getattr(own, 'output_dir', None):
+            own.output_dir = None  # the other one writes its predictions
+        self.task = TaskMetric(own)
 
     @property
     def dataset_meta(self) -> dict | None:
@@ -124,6 +138,12 @@ class ExitMetric(BaseMetric):
         """Sum up over the images."""
         exited = np.array([r.exited for r in results])
         confidence = np.array([r.confidence for r in results])
+        if self.out_file:
+            decisions = [
+                dict(image=r.image, exited=r.exited, confidence=r.confidence)
+                for r in results
+            ]
+            mmengine.dump(decisions, self.out_file, indent=2)
         metrics = dict(
             rate=float(exited.mean()), confidence=float(confidence.mean())
         )
@@ -156,12 +176,6 @@ class ExitMetric(BaseMetric):
         logger.info(
             'exits:\n%s', statistics_tables(histogram, by_class, by_size)
         )
-        if self.out_file:
-            decisions = [
-                dict(image=r.image, exited=r.exited, confidence=r.confidence)
-                for r in results
-            ]
-            mmengine.dump(decisions, self.out_file, indent=2)
         if self.statistics_file:
             statistics = dict(
                 metrics=metrics,

@@ -7,12 +7,9 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmscope.engine.launch import (
-    build_runner,
-    load_checkpoint,
-    load_config,
-    require_exits,
-)
+from mmscope.engine.launch import build_runner, load_config
+from mmscope.engine.options import require_exits
+from mmscope.utils.config import metric_configs
 
 
 def build_exit_runner(
@@ -45,9 +42,7 @@ def build_exit_runner(
             )
     if calibration:
         set_calibration_data(cfg)
-    runner = build_runner(cfg, 'none', ('test',))
-    load_checkpoint(runner, checkpoint)
-    return runner
+    return build_runner(cfg, 'none', ('test',), checkpoint)
 
 
 def set_calibration_data(cfg: Config) -> None:
@@ -62,10 +57,11 @@ def set_calibration_data(cfg: Config) -> None:
         loader.dataset = copy.deepcopy(cfg.train_dataloader.dataset)
         loader.dataset.pipeline = cfg.test_dataloader.dataset.pipeline
     cfg.test_dataloader = loader
-    if 'ann_file' in cfg.test_evaluator:  # COCO: these images' ground truth
-        dataset = loader.dataset
-        ann_file = Path(dataset.get('data_root', '')) / dataset.ann_file
-        cfg.test_evaluator.ann_file = str(ann_file)
+    for metric in metric_configs(cfg.test_evaluator):
+        if 'ann_file' in metric:  # COCO: these images' ground truth
+            dataset = loader.dataset
+            ann_file = Path(dataset.get('data_root', '')) / dataset.ann_file
+            metric.ann_file = str(ann_file)
 
 
 def write_child_config(path: Path, base: str, line: str, comment: str) -> Path:

@@ -1,16 +1,54 @@
-"""Checkpoints, read without running what they hold."""
+"""Weights read from files without running code, and loaded without rest."""
 
+import argparse
 import pickle
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import torch
-from torch import Tensor
+from mmengine.logging import HistoryBuffer
+from torch import Tensor, nn
 
 StateDict = dict[str, Tensor]
+
+# where weights lie in the checkpoints of the official Vim and of mmengine
+WRAPPERS = ('model', 'state_dict')
+MMENGINE_WRAPPERS = ('state_dict',)
+_numpy_core = getattr(np, '_core', None) or np.core
+
+
+def _statistic(owner: type, name: str) -> object:
+    """Stand-in for ``getattr``, by which HistoryBuffer names its methods."""
+    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
+        return getattr(HistoryBuffer, name)
+    raise pickle.UnpicklingError(f'Unsupported class attribute {name}')
+
+
+# what else these hold: logs, random states, arguments; all of it only data
+SAFE_GLOBALS = [
+    HistoryBuffer,
+    (_statistic, 'builtins.getattr'),
+    argparse.Namespace,
+    np.ndarray,
+    np.dtype,
+    *(
+        (function, f'{module}.multiarray.{function.__name__}')
+        for function in (
+            _numpy_core.multiarray._reconstruct,
+            _numpy_core.multiarray.scalar,
+        )
+        for module in ('numpy.core', 'numpy._core')
+    ),
+    *{
+        type(np.dtype(name))
+        for name in ('bool', 'float16', 'float32', 'float64')
+        + ('int8', 'int16', 'int32', 'int64')
+        + ('uint8', 'uint16', 'uint32', 'uint64')
+    },
+]
 
 
 class CheckpointError(RuntimeError):
@@ -72,16 +110,19 @@ class KeyReport:
         return '\n'.join(lines)
 
 
-def read_state_dict(path: str | Path) -> StateDict:
+def read_state_dict(
+    path: str | Path, wrappers: tuple[str, ...] = WRAPPERS
+) -> StateDict:
     """Read the weights of a checkpoint, whatever they are wrapped in.
 
     Args:
-        path: A file with a state dict, bare or under 'model' (official Vim)
-            or 'state_dict' (mmengine).
+        path: File with a state dict, bare or wrapped.
+        wrappers: Keys that the state dict may lie under.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is truncated or no checkpoint.
+        CheckpointError: the file is truncated, no checkpoint, or holds
+            anything else than data.
     """
     path = Path(path)
     if not path.is_file():
@@ -89,7 +130,7 @@ def read_state_dict(path: str | Path) -> StateDict:
             f'checkpoint {path} does not exist; check the path'
         )
     checkpoint = _load_file(path)
-    for wrapper in ('model', 'state_dict'):
+    for wrapper in wrappers:
         if isinstance(checkpoint, dict) and wrapper in checkpoint:
             checkpoint = checkpoint[wrapper]
     if (
@@ -97,85 +138,90 @@ def read_state_dict(path: str | Path) -> StateDict:
         or not checkpoint
         or not all(isinstance(v, Tensor) for v in checkpoint.values())
     ):
+        places = ' or '.join(map(repr, wrappers))
         raise CheckpointError(
             f'{path} is not a checkpoint: expected a state dict, bare or '
-            f"under 'model' or 'state_dict', got {type(checkpoint).__name__}"
+            f'under {places}, got {type(checkpoint).__name__}'
         )
     return {k.removeprefix('module.'): v for k, v in checkpoint.items()}
 
 
-class _TensorUnpickler(pickle.Unpickler):
-    """Rebuilds tensors and plain containers, and calls nothing else.
-
-    Checkpoints of mmengine and of Vim hold loggers and arguments, too.
-    """
-
-    def find_class(self, module: str, name: str) -> object:
-        """Resolve what tensors are made of; stand-ins for the rest."""
-        if module.startswith('torch') and (
-            name.startswith('_rebuild') or name.endswith('Storage')
-        ):
-            return super().find_class(module, name)
-        if (module, name) in {
-            ('collections', 'OrderedDict'),
-            ('torch', 'Size'),
-            ('torch', 'device'),
-        }:
-            return super().find_class(module, name)
-        return _Skipped
-
-
-class _Skipped:
-    """Stand-in for an object of a checkpoint that is no weight."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
-
-    def __call__(self, *_: object, **__: object) -> '_Skipped':
-        return self
-
-    def __setstate__(self, _: object) -> None:
-        pass
-
-    def __setitem__(self, *_: object) -> None:
-        pass
-
-    def append(self, _: object) -> None:
-        """Swallow the items of a skipped list."""
-
-    def extend(self, _: object) -> None:
-        """Swallow the items of a skipped list."""
-
-
-def _load_tensors(file: object, **options: object) -> object:
-    return _TensorUnpickler(file, **options).load()
-
-
 def _load_file(path: Path) -> object:
-    """Read a checkpoint without running any code of its pickle."""
+    """Read a file that may hold tensors and plain data, and no code."""
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
+            return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as err:  # what is no checkpoint may raise anything
-        if 'Unsupported' not in str(err):
-            raise _unreadable(path) from err
-    try:
-        return torch.load(
-            path,
-            map_location='cpu',
-            pickle_module=SimpleNamespace(
-                Unpickler=_TensorUnpickler,
-                load=_load_tensors,
-                __name__='pickle',
-            ),
-            weights_only=False,
+        if found := MORE_THAN_DATA.search(str(err)):
+            raise CheckpointError(
+                f'{path} holds more than data, and reading it could run '
+                f'code: {found[0]}; save its state dict alone'
+            ) from err
+        size = path.stat().st_size
+        raise CheckpointError(
+            f'{path} ({size} bytes) is truncated or not a PyTorch '
+            'checkpoint; download or save it again'
+        ) from err
+
+
+# how torch refuses a pickle, which it cannot even read in other cases
+MORE_THAN_DATA = re.compile(
+    r'Unsupported (global|class)[^.]*[\w.]+|unsupported GLOBAL.*blocked'
+    r'|call reduce for \D+ function.*|Can only (create|build).*'
+    r'|TorchScript archives|(persistent_load|persistent id) .*'
+)
+
+
+def load_weights(model: nn.Module, path: str, config: str) -> None:
+    """Load all weights of a model.
+
+    Args:
+        model: To load into.
+        path: Checkpoint.
+        config: Whose model it is, for the error.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is truncated, no checkpoint, or of another model.
+    """
+    state = read_state_dict(path)
+    check_weights(state, model, path, config)
+    model.load_state_dict(state)
+
+
+def check_weights(
+    state: StateDict, model: nn.Module, path: str, config: str
+) -> None:
+    """Refuse weights that are not just those of a model.
+
+    mmengine loads those that fit and only warns of the others.
+
+    Args:
+        state: Weights.
+        model: To load them into.
+        path: Where they come from, for the error.
+        config: Whose model it is, for the error.
+
+    Raises:
+        CheckpointError: they are of another model.
+    """
+    problems = _differences(state, model.state_dict())
+    if problems:
+        raise CheckpointError(
+            f'{path} is not of the model of {config}, '
+            f'{len(problems)} weights differ: {"; ".join(problems[:4])}; '
+            'check config and checkpoint'
         )
-    except Exception as err:
-        raise _unreadable(path) from err
 
 
-def _unreadable(path: Path) -> CheckpointError:
-    size = path.stat().st_size
-    return CheckpointError(
-        f'{path} ({size} bytes) is truncated or not a PyTorch checkpoint; '
-        'download or save it again'
-    )
+def _differences(given: StateDict, wanted: StateDict) -> list[str]:
+    """What keeps one state dict from being loaded in place of another."""
+    shared = wanted.keys() & given.keys()
+    lines = [f'missing {k}' for k in wanted.keys() - shared]
+    lines += [f'unexpected {k}' for k in given.keys() - shared]
+    lines += [
+        f'{k} is {tuple(given[k].shape)}, not {tuple(wanted[k].shape)}'
+        for k in shared
+        if given[k].shape != wanted[k].shape
+    ]
+    return sorted(lines)

@@ -82,7 +82,11 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file='{data}/annotations/instances_val2017.json')
+ann_file = '{data}/annotations/instances_val2017.json'
+val_evaluator = [
+    dict(_base_.val_evaluator[0], ann_file=ann_file),
+    *_base_.val_evaluator[1:],
+]
 test_evaluator = val_evaluator
 train_cfg = dict(max_iters=2, val_interval=2)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
@@ -112,9 +116,8 @@ def real_run(real_data: Path, train, tmp_path_factory) -> tuple[Path, Path]:
     config.write_text(
         config.read_text()
         + f"test_dataloader['dataset']['ann_file'] = '{folder}/few.json'\n"
-        f"test_evaluator = dict(ann_file='{folder}/few.json')\n"
+        f"val_evaluator[0]['ann_file'] = '{folder}/few.json'\n"
         f"val_dataloader['dataset']['ann_file'] = '{folder}/few.json'\n"
-        f"val_evaluator = dict(ann_file='{folder}/few.json')\n"
     )
     train(config, folder / 'work')
     return config, folder / 'work/iter_2.pth'
@@ -190,7 +193,7 @@ def test_pictures_are_named_after_images(real_run, run_tool, tmp_path) -> None:
         *(config, checkpoint, '--work-dir', tmp_path / 'work'),
         *('--show-dir', tmp_path / 'show', '--cfg-options'),
         f'test_dataloader.dataset.ann_file={path}',
-        f'test_evaluator.ann_file={path}',
+        f'test_evaluator.0.ann_file={path}',
     )
     (picture,) = (tmp_path / 'show').rglob('*.jpg')
     assert picture.name == one['images'][0]['file_name']
@@ -315,7 +318,7 @@ OTHER_CLASSES = (
             no_evaluator,
             OTHER_FILE,
             FileNotFoundError,
-            "val_evaluator.ann_file='{}' does not exist.*--cfg-options",
+            r"val_evaluator.0.ann_file='{}' does not exist.*--cfg-options",
         ),
         (
             lambda root: root,
@@ -340,7 +343,7 @@ def test_bad_data(
 
 
 def test_out_needs_an_evaluator_that_writes(run_tool, sample_root, tmp_path):
-    more = "test_evaluator = dict(_delete_=True, type='VOCMetric')\n"
+    more = "test_evaluator = [dict(type='VOCMetric')]\n"
     config = write_config(tmp_path, sample_root, more)
     with pytest.raises(ValueError, match='IoUMetric or Coco.*got VOCMetric'):
         run_tool('test.py', config, 'any.pth', '--out', tmp_path / 'out')

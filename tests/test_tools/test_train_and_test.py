@@ -318,9 +318,7 @@ class Killer(Hook):
 """
 KILLED = """
 custom_imports = dict(imports=['killer'])
-custom_hooks = [
-    *_base_.custom_hooks, dict(type='mmscope.Killer', priority=99)
-]
+custom_hooks = [dict(type='mmscope.Killer', priority=99)]
 """
 
 

@@ -74,10 +74,12 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 # the numbers of detections that COCO itself evaluates
-val_evaluator = dict(
-    type='CocoMetric',
-    ann_file=data_root + 'annotations/instances_val2017.json',
-    metric=['bbox', 'segm'],
-    proposal_nums=(1, 10, 100),
-)
+val_evaluator = [
+    dict(
+        type='CocoMetric',
+        ann_file=data_root + 'annotations/instances_val2017.json',
+        metric=['bbox', 'segm'],
+        proposal_nums=(1, 10, 100),
+    )
+]
 test_evaluator = val_evaluator

@@ -1,5 +1,6 @@
 # UperNet over four stride-16 maps of a tiny plain backbone (192 channels)
-norm_cfg = dict(type='SyncBN', requires_grad=True)
+# synchronised between GPUs by sync_bn in ../../_base_/default_runtime.py
+norm_cfg = dict(type='BN', requires_grad=True)
 embed_dims = 192
 num_classes = 150
 

@@ -1,0 +1,188 @@
+"""What the options of tools/train.py and tools/test.py change in a config."""
+
+from pathlib import Path
+
+import mmengine
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from mmscope.utils.config import metric_configs, type_name
+
+
+def has_exits(cfg: Config) -> bool:
+    """Whether the config's model decides about early exits."""
+    backbone = cfg.model.get('backbone')
+    return (
+        type_name(backbone) == 'MambaScopeBackbone'
+        and backbone.get('exit_head', {}) is not None
+    )
+
+
+def require_exits(cfg: Config, what: str) -> None:
+    """Refuse models without early exits.
+
+    Raises:
+        ValueError: the config's model never decides.
+    """
+    if not has_exits(cfg):
+        backbone = cfg.model.get('backbone') or {}
+        raise ValueError(
+            f'{what} needs a model with early exits; the backbone of '
+            f'{cfg.filename} is {type_name(backbone)}, exit_head='
+            f'{backbone.get("exit_head")}: take mmscope.MambaScopeBackbone '
+            'with an exit_head'
+        )
+
+
+def set_eta(cfg: Config, eta: float) -> None:
+    """Set the confidence from which images exit.
+
+    Raises:
+        ValueError: the model has no exits, or ``eta`` is outside [0, 1].
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f'--eta must be in [0, 1], got {eta}')
+    require_exits(cfg, '--eta')
+    cfg.model.backbone.eta = eta
+
+
+def set_amp(cfg: Config) -> None:
+    """Train with automatic mixed precision.
+
+    Raises:
+        RuntimeError: there is no GPU.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            '--amp needs a GPU, and torch sees none; train without it'
+        )
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def set_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate by the batch size.
+
+    Raises:
+        ValueError: the config does not say for which batch size it is.
+    """
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise ValueError(
+            f'--auto-scale-lr needs the batch size that the learning rate of '
+            f'{cfg.filename} is for: --cfg-options '
+            'auto_scale_lr.base_batch_size=16'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def set_resume(cfg: Config, source: str) -> None:
+    """Resume from a checkpoint.
+
+    Args:
+        cfg: Config to change.
+        source: A checkpoint, or 'auto' for the latest in the work dir.
+    """
+    path = _latest(cfg.work_dir) if source == 'auto' else source
+    cfg.resume = path is not None  # else training starts from the beginning
+    cfg.load_from = path or cfg.get('load_from')
+
+
+def _latest(work_dir: str) -> str | None:
+    """The latest checkpoint, also where the work dir has been moved."""
+    path = find_latest_checkpoint(work_dir)
+    if path is None or Path(path).exists():
+        return path
+    moved = Path(work_dir) / Path(path).name
+    if moved.exists():
+        return str(moved)
+    raise FileNotFoundError(
+        f'{work_dir}/last_checkpoint names {path}, and there is no '
+        f'{moved.name} in {work_dir} either; name a checkpoint with --resume '
+        'PATH, or remove that file to start anew'
+    )
+
+
+def set_pictures(cfg: Config, folder: str) -> None:
+    """Draw every prediction beside its ground truth into a folder.
+
+    Raises:
+        ValueError: the config has no hook that draws.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    name = type_name(hook)
+    if name == 'DetVisualizationHook':
+        # names pictures after the images, which the visualizer does not
+        hook.test_out_dir = str(Path(folder).absolute())
+    elif name == 'SegVisualizationHook' and cfg.get('visualizer'):
+        cfg.visualizer.save_dir = folder
+    else:
+        raise ValueError(
+            '--show-dir needs default_hooks.visualization=dict(type='
+            "'SegVisualizationHook' or 'DetVisualizationHook') and a "
+            f'visualizer, {cfg.filename} has {hook}'
+        )
+    hook.update(draw=True, interval=1)
+
+
+def set_output(cfg: Config, folder: str) -> None:
+    """Write predictions and the decision about each image.
+
+    Args:
+        cfg: Config to change; one of its metrics is an IoUMetric or
+            CocoMetric.
+        folder: Gets exits.json, exit_statistics.json and predictions/, or
+            predictions.bbox.json and predictions.segm.json in COCO's format
+            of results.
+
+    Raises:
+        ValueError: the metrics are others.
+    """
+    path = Path(folder)
+    metrics = {type_name(m): m for m in metric_configs(cfg.test_evaluator)}
+    if iou := metrics.get('IoUMetric'):
+        iou.output_dir = str(path / 'predictions')
+    elif coco := metrics.get('CocoMetric'):
+        path.mkdir(parents=True, exist_ok=True)
+        coco.outfile_prefix = str(path / 'predictions')
+    else:
+        raise ValueError(
+            '--out needs a test_evaluator of type IoUMetric or CocoMetric, '
+            f'got {", ".join(metrics) or None}; test without --out'
+        )
+    if exits := metrics.get('ExitMetric'):
+        exits.out_file = str(path / 'exits.json')
+        exits.statistics_file = str(path / 'exit_statistics.json')
+    elif has_exits(cfg):
+        MMLogger.get_current_instance().warning(
+            "no exits.json: test_evaluator has no dict(type='mmscope."
+            "ExitMetric') beside the task's metric"
+        )
+
+
+class MetricsFile(Hook):
+    """Write metrics.json as soon as there are metrics.
+
+    Args:
+        path: File to write; it gets the metrics and the eta that they hold
+            for.
+    """
+
+    # before hooks that draw, which may fail
+    priority = 'VERY_HIGH'
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def after_test_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Write the file, in the main process."""
+        if runner.rank != 0:
+            return
+        record = {k: float(v) for k, v in (metrics or {}).items()}
+        if has_exits(runner.cfg):
+            record['eta'] = runner.cfg.model.backbone.get('eta', 1.0)
+        mmengine.dump(record, self.path, indent=2)
