@@ -14,6 +14,8 @@ from mmscope.engine.options import has_exits, set_eta
 from mmscope.utils.flops import (
     COMPONENTS,
     CONVENTIONS,
+    MASKS,
+    PROPOSALS,
     dataset_flops,
     model_flops,
 )
@@ -42,6 +44,15 @@ def parse_args() -> argparse.Namespace:
         default='two_direction',
         help='count what runs, or as the papers do: one scan direction, no '
         'norms, only the selected patches',
+    )
+    parser.add_argument(
+        '--proposals',
+        type=int,
+        default=PROPOSALS,
+        help="boxes that a detector's heads of regions look at",
+    )
+    parser.add_argument(
+        '--masks', type=int, default=MASKS, help='boxes that get a mask'
     )
     parser.add_argument(
         '--checkpoint',
@@ -87,8 +98,9 @@ def main() -> None:
     shape = tuple(args.shape or default_shape(cfg))
     shape = shape if len(shape) == 2 else shape * 2
     model = build_model(cfg)
+    regions = dict(proposals=args.proposals, masks=args.masks)
     try:
-        flops = model_flops(model, shape, args.convention)
+        flops = model_flops(model, shape, args.convention, **regions)
         columns = {'all': flops.refined}
         if flops.coarse:
             columns = {
@@ -107,7 +119,7 @@ def main() -> None:
         cfg.work_dir = cfg.work_dir + '/flops'
         runner = build_runner(cfg, 'none', ('test',), args.checkpoint)
         loader = runner.test_loop.dataloader
-        mean = dataset_flops(runner.model, loader, args.convention)
+        mean = dataset_flops(runner.model, loader, args.convention, **regions)
         columns['mean of the test images'] = mean.mean
         report |= dict(
             images=mean.images, exit_rate=mean.exit_rate, shapes=mean.shapes
@@ -118,6 +130,8 @@ def main() -> None:
         f'G multiply-adds of an image of {shape[0]} x {shape[1]}, '
         f'convention {args.convention}'
     )
+    if getattr(model, 'roi_head', None) is not None:
+        print(f'{args.proposals} proposals, {args.masks} masks')
     Console().print(make_table(columns))
     if args.checkpoint:
         print(f'{mean.images} test images, exit rate {mean.exit_rate:.4f}')

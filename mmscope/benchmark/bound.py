@@ -6,7 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mmscope.utils.flops import fine_tokens, padded
+from torch import nn
+
+from mmscope.functional import num_selected
+from mmscope.utils.flops import Size, padded
 
 from .cases import FpsRecord
 from .models import BenchModel
@@ -35,6 +38,13 @@ def speed_bound(
     """
     tail = exit_rate * exited_tail + (1 - exit_rate) * refined_tail
     return (1 + head) / (coarse + (1 - exit_rate) * fine + tail)
+
+
+def fine_tokens(net: nn.Module, size: Size) -> int:
+    """Tokens of MambaScope's fine pass on an image (H, W), CLS included."""
+    stride = 2 * net.patch_size
+    coarse = math.prod(padded(size, net.size_divisor)) // stride**2
+    return coarse + 3 * num_selected(net.alpha, coarse) + 1
 
 
 def compare(

@@ -11,24 +11,16 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from mmscope.functional import num_selected
-from mmscope.functional.checks import check_choice, check_share
-from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
-from mmscope.models.vim import VimEncoder
-
-from .flops_trace import backbone_flops, tail_flops
-from .operator_flops import (
-    conv_flops,
-    layer_norm_flops,
-    rms_norm_flops,
-    scan_flops,
-)
+from .flops_trace import components, on_meta, published, tail_flops, trace
 
 CONVENTIONS = ('two_direction', 'published')
 COMPONENTS = (
     *('patch', 'projections', 'conv', 'scan', 'norm', 'reuse'),
     *('neck', 'head'),
 )
+# of detectors: what Cascade Mask R-CNN looks at in an image at most
+PROPOSALS, MASKS = 1000, 100
+MIN_SIDE = 32
 Size = tuple[int, int]
 
 
@@ -65,7 +57,8 @@ class ModelFlops:
         Raises:
             ValueError: the share is outside [0, 1].
         """
-        check_share('exit_rate', exit_rate)
+        if not 0 <= exit_rate <= 1:
+            raise ValueError(f'exit_rate must be in [0, 1], got {exit_rate}')
         return Counter(
             {
                 name: exit_rate * self.exited[name]
@@ -80,180 +73,86 @@ def padded(size: Size, divisor: int) -> Size:
     return tuple(math.ceil(side / divisor) * divisor for side in size)
 
 
-def encoder_flops(
-    net: VimEncoder, length: int, convention: str = 'two_direction'
-) -> Counter:
-    """Count all blocks over a sequence of ``length`` tokens, CLS included."""
-    check_choice('convention', convention, CONVENTIONS)
-    mixer, dims = net.layers[0].mixer, net.embed_dims
-    inner, states, rank = mixer.D.shape[1], mixer.d_state, mixer.dt_rank
-    directions = 1 if convention == 'published' else 2
-    inputs = directions * inner * (rank + 2 * states + rank)
-    linear = 3 * dims * inner + inputs
-    one = Counter(
-        projections=length * linear,
-        conv=conv_flops(
-            length, inner, mixer.conv_weight.shape[-1], directions
-        ),
-        scan=scan_flops(length, inner, states, directions),
-        norm=_norm(length, dims, convention),
-    )
-    return Counter({name: net.num_layers * n for name, n in one.items()})
-
-
-def _norm(tokens: int, dims: int, convention: str) -> int:
-    return 0 if convention == 'published' else rms_norm_flops(tokens, dims)
-
-
-def _patch(net: VimEncoder, tokens: int) -> int:
-    return tokens * net.patch_embed.proj.weight.numel()
-
-
-def _cells(net: VimEncoder, size: Size) -> int:
-    """Patches of a padded image."""
-    return math.prod(padded(size, net.size_divisor)) // net.patch_size**2
-
-
-def vim_flops(
-    net: VisionMambaBackbone, size: Size, convention: str = 'two_direction'
-) -> Counter:
-    """Count Vision Mamba on an image (H, W)."""
-    tokens = _cells(net, size)
-    count = encoder_flops(net, tokens + 1, convention)
-    normed = dict(featmap=tokens, raw=tokens + 1, cls_token=1)[net.out_type]
-    count['patch'] += _patch(net, tokens)
-    count['norm'] += _norm(
-        normed * len(net.out_indices), net.embed_dims, convention
-    )
-    return count
-
-
-def coarse_flops(
-    net: MambaScopeBackbone, size: Size, convention: str = 'two_direction'
-) -> Counter:
-    """Count the coarse pass, and the exit head on it."""
-    tokens = _cells(net, size) // 4
-    count = encoder_flops(net, tokens + 1, convention)
-    normed = tokens * len(net.out_indices)
-    if net.norm_f is not None:
-        normed += tokens + 1
-    count['patch'] += _patch(net, tokens)
-    count['norm'] += _norm(normed, net.embed_dims, convention)
-    count['head'] += _exit_head(net)
-    return count
-
-
-def fine_tokens(net: MambaScopeBackbone, size: Size) -> int:
-    """Tokens of the fine pass, CLS included."""
-    coarse = _cells(net, size) // 4
-    return coarse + 3 * num_selected(net.alpha, coarse) + 1
-
-
-def fine_flops(
-    net: MambaScopeBackbone, size: Size, convention: str = 'two_direction'
-) -> Counter:
-    """Count the fine pass, and the exit head on it."""
-    cells = _cells(net, size)
-    selected = num_selected(net.alpha, cells // 4)
-    if selected == 0:
-        return Counter()
-    published = convention == 'published'
-    length = fine_tokens(net, size)
-    count = encoder_flops(net, length, convention)
-    normed = length * len(net.out_indices) + (net.exit_head is not None)
-    # all patches are embedded, which is faster than to gather some first
-    count['patch'] += _patch(net, 4 * selected if published else cells)
-    count['norm'] += _norm(normed, net.embed_dims, convention)
-    count['reuse'] += _reuse(net, selected + net.reuse_cls, published)
-    count['head'] += _exit_head(net)
-    return count
-
-
-def _reuse(net: MambaScopeBackbone, tokens: int, published: bool) -> int:
-    if net.reuse is None:
-        return 0
-    linear = sum(
-        layer.weight.numel()
-        for layer in net.reuse.layers
-        if isinstance(layer, nn.Linear)
-    )
-    norm = 0 if published else layer_norm_flops(tokens, net.embed_dims)
-    return tokens * linear + norm
-
-
-def _exit_head(net: MambaScopeBackbone) -> int:
-    return 0 if net.exit_head is None else net.exit_head.fc.weight.numel()
-
-
 def model_flops(
-    model: nn.Module, size: Size, convention: str = 'two_direction'
+    model: nn.Module,
+    size: Size,
+    convention: str = 'two_direction',
+    proposals: int = PROPOSALS,
+    masks: int = MASKS,
 ) -> ModelFlops:
-    """Count a backbone, or a model with neck and head, on one image.
+    """Count a backbone, or a model with neck and heads, on one image.
 
-    Mamba backbones are counted by formula; neck, head and other backbones
-    by the operators that they run, without computing them.
+    By the operators that its modules run, without computing them. Of heads
+    that look at regions, the products are counted and not the cutting out.
 
     Args:
         model: A backbone, or a model with ``backbone``, and maybe ``neck``
-            and ``decode_head``. Heads of detectors are not counted: what
-            they do depends on what they find.
+            and heads of mmseg or mmdet.
         size: Image (H, W), before padding.
         convention: One of ``CONVENTIONS``.
+        proposals: Boxes that a detector's heads of regions look at.
+        masks: Boxes that get a mask.
 
     Raises:
         ValueError: the image is too small or the convention unknown.
     """
-    check_choice('convention', convention, CONVENTIONS)
+    if convention not in CONVENTIONS:
+        raise ValueError(
+            f'convention must be one of {list(CONVENTIONS)}, '
+            f'got {convention!r}'
+        )
     net = getattr(model, 'backbone', model)
     divisor = getattr(net, 'size_divisor', 1)
-    if min(size) < max(divisor, 32):
+    if min(size) < max(divisor, MIN_SIDE):
         raise ValueError(
-            f'images must be at least {max(divisor, 32)} pixels high and '
-            f'wide, got {tuple(size)}'
+            f'images must be at least {max(divisor, MIN_SIDE)} pixels high '
+            f'and wide, got {tuple(size)}'
         )
-    shape = padded(size, divisor)
-    if isinstance(net, MambaScopeBackbone):
-        return _scope_flops(model, net, shape, convention)
-    if isinstance(net, VisionMambaBackbone):
-        count, maps = (
-            vim_flops(net, shape, convention),
-            _map_shapes(net, shape),
-        )
-        if net.out_type != 'featmap':
-            maps = []
-    else:
-        count, maps = backbone_flops(net, shape)
-    count = count + tail_flops(model, maps)
+    shape, regions = padded(size, divisor), (proposals, masks)
+    image = torch.empty(1, 3, *shape, device='meta')
+    if hasattr(net, 'scope'):
+        return _scope_flops(model, net, image, convention, regions)
+    counts, maps = trace(on_meta(net), lambda net: net(image))
+    if convention == 'published':
+        counts = published(counts)
+    count = components(counts) + tail_flops(model, maps, *regions)
     return ModelFlops(shape, convention, count, count)
 
 
 def _scope_flops(
-    model: nn.Module, net: MambaScopeBackbone, shape: Size, convention: str
+    model: nn.Module,
+    net: nn.Module,
+    image: torch.Tensor,
+    convention: str,
+    regions: tuple[int, int],
 ) -> ModelFlops:
-    coarse = coarse_flops(net, shape, convention)
-    fine = fine_flops(net, shape, convention)
-    tail = tail_flops(model, _map_shapes(net, shape))
-    tail_exited = tail
-    if net.exit_settings.resolution == 'coarse' and tail:
-        half = tuple(side // 2 for side in shape)
-        tail_exited = tail_flops(model, _map_shapes(net, half))
+    """Count a backbone that refines the images that do not exit."""
+    copied = on_meta(net)
+    copied.exit_policy = None  # it may need more than a backbone
+    first, record = trace(copied, lambda net: net.coarse(image, eta=1.0))
+    second, record = trace(copied, lambda net: net.fine(record))
+    if convention == 'published':
+        first, second = published(first), published(second)
+    coarse, fine = components(first), components(second)
+    if convention == 'published':
+        # all patches are embedded, which is faster than to gather some first
+        cells = image[0, 0].numel() // net.patch_size**2
+        fine['patch'] = fine['patch'] * 4 * record.num_selected // cells
+    tail = tail_exited = tail_flops(model, record.features, *regions)
+    settings = net.exit_settings
+    if settings.resolution == 'coarse' and tail:
+        tail_exited = tail_flops(model, record.coarse_features, *regions)
     refined = coarse + fine + tail
-    policy = net.exit_settings.policy
-    if policy is not None and policy.decodes:
+    if settings.policy is not None and settings.policy.decodes:
         refined += tail_exited
     return ModelFlops(
-        shape,
+        tuple(image.shape[2:]),
         convention,
         exited=coarse + tail_exited,
         refined=refined,
         coarse=coarse,
         fine=fine,
     )
-
-
-def _map_shapes(net: VimEncoder, shape: Size) -> list[tuple[int, ...]]:
-    grid = tuple(side // net.patch_size for side in shape)
-    return [(1, net.embed_dims, *grid)] * len(net.out_indices)
 
 
 @dataclass(frozen=True)
@@ -275,7 +174,11 @@ class DatasetFlops:
 
 @torch.no_grad()
 def dataset_flops(
-    model: BaseModel, loader: Iterable[dict], convention: str = 'two_direction'
+    model: BaseModel,
+    loader: Iterable[dict],
+    convention: str = 'two_direction',
+    proposals: int = PROPOSALS,
+    masks: int = MASKS,
 ) -> DatasetFlops:
     """Run a model over a dataset and average what its images cost.
 
@@ -283,6 +186,8 @@ def dataset_flops(
         model: With weights whose exits mean something.
         loader: Batches for ``model.test_step``.
         convention: One of ``CONVENTIONS``.
+        proposals: See :func:`model_flops`.
+        masks: See :func:`model_flops`.
 
     Raises:
         ValueError: it slides windows over images, or the loader is empty.
@@ -306,7 +211,9 @@ def dataset_flops(
         raise ValueError('the dataset is empty; check its folders')
     mean = Counter()
     for shape, number in sizes.items():
-        flops = model_flops(model, shape, convention)
+        flops = model_flops(
+            model, shape, convention, proposals=proposals, masks=masks
+        )
         for name, count in flops.expected(exits[shape] / number).items():
             mean[name] += count * number / images
     shapes = {f'{h} x {w}': n for (h, w), n in sizes.items()}
