@@ -15,6 +15,10 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmseg.visualization import SegLocalVisualizer
+from model_files import (  # noqa: F401 - fixtures for all tests
+    model_files,
+    save_weights,
+)
 from segmentor_fixtures import (  # noqa: F401 - fixtures for all tests
     make_segmentor,
     segmentor,

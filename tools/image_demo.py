@@ -6,15 +6,18 @@ from pathlib import Path
 import mmcv
 import mmengine
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mmscope.apis import ScopeInferencer
-from mmscope.visualization import build_visualizer, draw_answer
+from mmscope.visualization import PictureNames, build_visualizer, draw_answer
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('images', nargs='+', help='images or folders')
+    parser.add_argument(
+        'images', nargs='+', help='images, or folders with all in them'
+    )
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
@@ -33,30 +36,30 @@ def main() -> None:
     inferencer = ScopeInferencer(
         args.config, args.checkpoint, args.eta, args.batch_size, args.device
     )
-    samples = inferencer(args.images, progress=True)
     visualizer = build_visualizer(inferencer.cfg)
     out_dir = Path(args.out_dir)
-    table = Table('image', 'exited', 'confidence')
+    name_of = PictureNames()
+    table = Table('picture', 'exited', 'confidence')
     records = []
-    for sample in samples:
-        image = mmcv.imread(sample.img_path, channel_order='rgb')
-        name = Path(sample.img_path).name
+    for sample, image in inferencer.stream(args.images, progress=True):
+        name = f'{name_of(sample.img_path)}.png'
         drawn = draw_answer(sample, image, visualizer)
-        mmcv.imwrite(drawn[..., ::-1], str(out_dir / f'{name}.png'))
+        mmcv.imwrite(drawn[..., ::-1], str(out_dir / name))
         records.append(
             dict(
-                image=name,
+                image=sample.img_path,
+                picture=name,
                 exited=sample.exited,
                 confidence=sample.exit_confidence,
             )
         )
         table.add_row(
-            name, str(sample.exited), f'{sample.exit_confidence:.3f}'
+            escape(name), str(sample.exited), f'{sample.exit_confidence:.3f}'
         )
     mmengine.dump(records, out_dir / 'exits.json', indent=2)
     console = Console()
     console.print(table)
-    console.print(f'written to {out_dir}')
+    console.print(f'written to {out_dir}', markup=False)
 
 
 if __name__ == '__main__':

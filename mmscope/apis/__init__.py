@@ -1,5 +1,6 @@
 """Inference on images."""
 
-from .inferencer import ScopeInferencer, find_images
+from .inferencer import Answer, ScopeInferencer
+from .inputs import find_images
 
-__all__ = ['ScopeInferencer', 'find_images']
+__all__ = ['Answer', 'ScopeInferencer', 'find_images']

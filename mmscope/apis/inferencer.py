@@ -1,7 +1,10 @@
 """Inference on files, folders and arrays."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,17 +12,33 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
-from rich.progress import Progress
+from rich.progress import track
 from torch import nn
 
+from mmscope.datasets.wrappers import inner_datasets
 from mmscope.engine.launch import load_config
 from mmscope.engine.options import require_exits, set_eta
 from mmscope.registry import MODELS
 from mmscope.utils.checkpoint import load_weights
+from mmscope.utils.config import type_name
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+from .inputs import ImageInput, bgr_image, iterate_images
 
-ImageInput = str | Path | np.ndarray
+# batches of images that wait for others of their size, at most
+PATIENCE = 2
+
+
+class Answer(NamedTuple):
+    """An image and what was found in it.
+
+    Attributes:
+        sample: Data sample of mmseg or mmdet with the predictions,
+            ``exited`` and ``exit_confidence``.
+        image: The image, (H, W, 3), RGB, uint8.
+    """
+
+    sample: BaseDataElement
+    image: np.ndarray
 
 
 class ScopeInferencer:
@@ -33,6 +52,8 @@ class ScopeInferencer:
             size after the test pipeline share one, so that none is padded
             for another's sake.
         device: Where to run; by default a GPU if there is one.
+        keep_logits: Whether samples of segmentors keep ``seg_logits``,
+            (K, H, W), which take most of the memory.
 
     Raises:
         FileNotFoundError: config or checkpoint do not exist.
@@ -42,6 +63,8 @@ class ScopeInferencer:
         >>> segment = ScopeInferencer(config, checkpoint, eta=0.7)
         >>> samples = segment(['a.jpg', array])
         >>> samples[0].pred_sem_seg.data.shape, samples[0].exited
+        >>> for sample, image in segment.stream('folder'):
+        ...     print(sample.img_path, sample.exited, image.shape)
     """
 
     def __init__(
@@ -51,6 +74,7 @@ class ScopeInferencer:
         eta: float | None = None,
         batch_size: int = 8,
         device: str | torch.device | None = None,
+        keep_logits: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f'batch_size must be positive, got {batch_size}')
@@ -63,149 +87,161 @@ class ScopeInferencer:
         init_default_scope(cfg.get('default_scope', 'mmseg'))
         self.cfg = cfg
         self.batch_size = batch_size
+        self.keep_logits = keep_logits
         device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
         model = MODELS.build(cfg.model)
         load_weights(model, str(checkpoint), cfg.filename)
         self.model: nn.Module = model.to(device).eval()
-        pipeline = [
-            step
-            for step in cfg.test_dataloader.dataset.pipeline
-            if not step['type'].endswith('LoadAnnotations')
-        ]
-        self._load, self._prepare = _split_loading(pipeline)
+        self._load, self._prepare = _split_pipeline(cfg)
 
-    @torch.no_grad()
     def __call__(
         self,
-        inputs: ImageInput | Sequence[ImageInput],
+        inputs: ImageInput | Iterable[ImageInput],
         progress: bool = False,
     ) -> list[BaseDataElement]:
-        """Answer images.
+        """Answer images and return all answers at once.
 
         Args:
-            inputs: An image file, a folder of them, an array (H, W, 3) in
-                OpenCV's channel order (BGR), or a list of files and arrays.
+            inputs: See :meth:`stream`.
             progress: Whether to show a progress bar.
 
         Returns:
             One data sample for each image, in order, with the task's
             predictions, ``exited`` and ``exit_confidence``.
+        """
+        return [answer.sample for answer in self.stream(inputs, progress)]
+
+    def stream(
+        self,
+        inputs: ImageInput | Iterable[ImageInput],
+        progress: bool = False,
+    ) -> Iterator[Answer]:
+        """Answer images batch by batch.
+
+        Images are read when their turn comes and forgotten when they have
+        been answered, so that memory does not grow with their number.
+
+        Args:
+            inputs: An image file, a folder, which is searched with all
+                folders in it, an array (H, W, 3) or (H, W), uint8, in
+                OpenCV's channel order (BGR), or an iterable of these, such
+                as a list or an endless generator.
+            progress: Whether to show a progress bar.
+
+        Yields:
+            The images in order, each with its data sample.
 
         Raises:
             FileNotFoundError: there is no such file or no image in a folder.
             OSError: a file is no image.
-            TypeError: an input is neither.
+            TypeError: an input is none of these.
+            ValueError: an array is no image.
         """
-        images = _listed(inputs)
-        items = [self.read(image) for image in images]
-        found: list[BaseDataElement | None] = [None] * len(items)
-        with Progress(disable=not progress) as bar:
-            task = bar.add_task('Images', total=len(items))
-            for batch in _buckets(items, self.batch_size):
-                samples = self.model.test_step(
-                    dict(
-                        inputs=[items[i]['inputs'] for i in batch],
-                        data_samples=[items[i]['data_samples'] for i in batch],
-                    )
-                )
-                for i, sample in zip(batch, samples, strict=True):
-                    found[i] = sample
-                bar.advance(task, len(batch))
-        return found
+        images = iterate_images(inputs)
+        if isinstance(inputs, str | Path | list | tuple):
+            images = list(images)  # so that the bar knows how many there are
+        items = (self.read(image) for image in images)
+        total = len(images) if isinstance(images, list) else None
+        yield from track(
+            self._answer(items), 'Images', total=total, disable=not progress
+        )
 
     def read(self, image: ImageInput) -> dict:
         """Run the test pipeline on one image.
+
+        Args:
+            image: A file or an array.
 
         Returns:
             'inputs', (3, H, W), and 'data_samples'; and 'image', (H, W, 3)
             in RGB, to draw on.
         """
         if isinstance(image, np.ndarray):
-            _check_array(image)
+            pixels = bgr_image(image)
+            size = pixels.shape[:2]
             loaded = dict(
-                img=image,
-                img_shape=image.shape[:2],
-                ori_shape=image.shape[:2],
-                img_path='',
+                img=pixels, img_shape=size, ori_shape=size, img_path=''
             )
         else:
             path = Path(image)
             if not path.is_file():
                 raise FileNotFoundError(f'image {path} does not exist')
             loaded = self._load(dict(img_path=str(path)))
-        original = loaded['img'][..., ::-1]
+        original = bgr_image(loaded['img'])[..., ::-1].copy()
         loaded.setdefault('img_id', 0)
         return dict(self._prepare(loaded), image=original)
 
+    def _answer(self, items: Iterable[dict]) -> Iterator[Answer]:
+        """Predict in batches of images of equal size, yield in order."""
+        waiting: deque[_Place] = deque()
+        for item in items:
+            waiting.append(_Place(item))
+            batch = _like(waiting, waiting[-1])
+            if len(batch) == self.batch_size:
+                self._predict(batch)
+            yield from _done(waiting)
+            if len(waiting) == PATIENCE * self.batch_size:
+                self._predict(_like(waiting, waiting[0]))
+                yield from _done(waiting)
+        while waiting:
+            self._predict(_like(waiting, waiting[0]))
+            yield from _done(waiting)
 
-def find_images(folder: str | Path) -> list[Path]:
-    """List the images of a folder, sorted.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    found = sorted(
-        path
-        for path in Path(folder).iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    )
-    if not found:
-        raise FileNotFoundError(
-            f'{folder} has no image; allowed are {", ".join(IMAGE_SUFFIXES)}'
+    @torch.no_grad()
+    def _predict(self, batch: list['_Place']) -> None:
+        samples = self.model.test_step(
+            dict(
+                inputs=[place.item['inputs'] for place in batch],
+                data_samples=[place.item['data_samples'] for place in batch],
+            )
         )
-    return found
+        for place, sample in zip(batch, samples, strict=True):
+            if not self.keep_logits:
+                sample.pop('seg_logits', None)
+            place.answer = Answer(sample, place.item['image'])
 
 
-def _listed(inputs: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
-    if isinstance(inputs, np.ndarray):
-        return [inputs]
-    if isinstance(inputs, str | Path):
-        path = Path(inputs)
-        if path.is_dir():
-            return list(find_images(path))
-        return [path]
-    if not isinstance(inputs, Sequence):
-        raise TypeError(
-            'inputs must be a path, an array (H, W, 3) or a list of these, '
-            f'got {type(inputs).__name__}'
-        )
-    return [image for one in inputs for image in _listed(one)]
+@dataclass
+class _Place:
+    """An image in the queue, and its answer once there is one."""
+
+    item: dict
+    answer: Answer | None = None
 
 
-def _check_array(image: np.ndarray) -> None:
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
-            'an array must be an image (H, W, 3), got shape '
-            f'{tuple(image.shape)}'
-        )
-
-
-def _buckets(items: list[dict], batch_size: int) -> list[list[int]]:
-    """Group images of equal size into batches."""
-    by_size: dict[torch.Size, list[int]] = {}
-    for index, item in enumerate(items):
-        by_size.setdefault(item['inputs'].shape, []).append(index)
+def _like(waiting: Iterable[_Place], one: _Place) -> list[_Place]:
+    """Those without an answer that can share a batch with one of them."""
+    size = one.item['inputs'].shape
     return [
-        indices[start : start + batch_size]
-        for indices in by_size.values()
-        for start in range(0, len(indices), batch_size)
+        place
+        for place in waiting
+        if place.answer is None and place.item['inputs'].shape == size
     ]
 
 
-def _split_loading(pipeline: list[dict]) -> tuple[Compose, Compose]:
-    """The part of a pipeline that reads a file, and the rest.
+def _done(waiting: deque[_Place]) -> Iterator[Answer]:
+    """Take the answers at the head of the queue."""
+    while waiting and waiting[0].answer is not None:
+        yield waiting.popleft().answer
+
+
+def _split_pipeline(cfg: Config) -> tuple[Compose, Compose]:
+    """The part of a test pipeline that reads an image, and the rest.
 
     Raises:
         ValueError: the pipeline reads no file.
     """
-    types = [step['type'] for step in pipeline]
-    for index, name in enumerate(types):
-        if name.endswith('LoadImageFromFile'):
-            checked = dict(
-                type='mmscope.LoadChecked', transform=pipeline[index]
-            )
-            return (
-                Compose([*pipeline[:index], checked]),
-                Compose(pipeline[index + 1 :]),
-            )
-    raise ValueError(f'the test pipeline has no LoadImageFromFile: {types}')
+    dataset = next(inner_datasets(cfg.test_dataloader.dataset))
+    steps = [
+        step
+        for step in dataset.pipeline
+        if type_name(step) != 'LoadAnnotations'
+    ]
+    names = [type_name(step) for step in steps]
+    if 'LoadImageFromFile' not in names:
+        raise ValueError(
+            f'the test pipeline has no LoadImageFromFile: {names}'
+        )
+    index = names.index('LoadImageFromFile')
+    load = dict(type='mmscope.LoadChecked', transform=steps[index])
+    return Compose([*steps[:index], load]), Compose(steps[index + 1 :])

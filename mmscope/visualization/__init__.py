@@ -1,5 +1,6 @@
 """Pictures and plots."""
 
+from .names import PictureNames
 from .scope_hook import ScopeVisualizationHook
 from .scope_pictures import (
     ScopePicture,
@@ -11,6 +12,7 @@ from .scope_pictures import (
 )
 
 __all__ = [
+    'PictureNames',
     'ScopePicture',
     'ScopeVisualizationHook',
     'build_visualizer',

@@ -5,29 +5,29 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from mmseg.apis import MMSegInferencer
 
 from mmscope.apis import ScopeInferencer
-from mmscope.registry import MODELS
 
-
-@pytest.fixture(scope='module')
-def files(tiny_config, tmp_path_factory) -> tuple[Path, Path]:
-    """Config and random weights."""
-    config = tiny_config()
-    init_default_scope('mmseg')
-    torch.manual_seed(0)
-    model = MODELS.build(Config.fromfile(config).model)
-    path = tmp_path_factory.mktemp('weights') / 'weights.pth'
-    torch.save(dict(state_dict=model.state_dict()), path)
-    return config, path
+WRAPPERS = [
+    """
+test_dataloader = dict(
+    dataset=dict(_delete_=True, type='RepeatDataset', times=2,
+                 dataset=_base_.val_dataloader.dataset)
+)
+""",
+    """
+test_dataloader = dict(
+    dataset=dict(_delete_=True, type='ConcatDataset',
+                 datasets=[_base_.val_dataloader.dataset] * 2)
+)
+""",
+]
 
 
 @pytest.fixture
-def infer(files) -> Callable[..., ScopeInferencer]:
-    return lambda **options: ScopeInferencer(*files, **options)
+def infer(model_files) -> Callable[..., ScopeInferencer]:
+    return lambda **options: ScopeInferencer(*model_files, **options)
 
 
 @pytest.fixture
@@ -75,13 +75,79 @@ def test_files_folders_arrays_and_lists_agree(infer, images) -> None:
     assert torch.equal(mixed[1].pred_sem_seg.data, arrays[1].pred_sem_seg.data)
 
 
+def test_grey_arrays_are_those_of_three_equal_channels(infer) -> None:
+    grey = np.random.default_rng(0).integers(0, 255, (60, 90), np.uint8)
+    colour = np.stack([grey] * 3, axis=-1)
+    alpha = np.dstack([colour, np.full_like(grey, 7)])
+    run = infer()
+    answers = list(run.stream([colour, grey, grey[..., None], alpha]))
+    for answer in answers:
+        assert np.array_equal(answer.image, colour)
+        assert torch.equal(
+            answer.sample.pred_sem_seg.data,
+            answers[0].sample.pred_sem_seg.data,
+        )
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 90), (90, 1), (2, 3)])
+def test_the_smallest_images_have_an_answer(infer, size) -> None:
+    (sample,) = infer()(np.full((*size, 3), 99, dtype=np.uint8))
+    assert sample.pred_sem_seg.data.shape == (1, *size)
+
+
+def test_a_stream_reads_no_more_than_it_needs(infer, images) -> None:
+    """Two batches at most wait for others of their size."""
+    read = []
+
+    def endless():
+        while True:
+            for path in images:
+                read.append(path)
+                yield path
+
+    stream = infer(batch_size=2).stream(endless())
+    for index in range(12):
+        sample, image = next(stream)
+        assert sample.img_path == str(images[index % len(images)])
+        assert image.shape[:2] == sample.ori_shape
+        assert len(read) - index <= 4
+
+
+def test_logits_are_kept_where_asked(infer, images) -> None:
+    assert 'seg_logits' not in infer()(images[0])[0]
+    (sample,) = infer(keep_logits=True)(images[0])
+    assert torch.equal(
+        sample.seg_logits.data.argmax(0), sample.pred_sem_seg.data[0]
+    )
+
+
+def test_folders_are_searched_with_those_in_them(infer, images) -> None:
+    deep = images[0].parent / 'a' / 'b'
+    deep.mkdir(parents=True)
+    (deep / 'x.PNG').write_bytes(images[1].read_bytes())
+    found = infer()(images[0].parent)
+    assert [s.img_path for s in found] == [
+        *map(str, images),
+        str(deep / 'x.PNG'),
+    ]
+
+
+@pytest.mark.parametrize('wrapper', WRAPPERS)
+def test_wrapped_datasets_have_a_pipeline(
+    tiny_config, model_files, images, wrapper
+):
+    config = tiny_config(wrapper)
+    (sample,) = ScopeInferencer(config, model_files[1])(images[0])
+    assert sample.ori_shape == (60, 90)
+
+
 def test_eta_decides(infer, images) -> None:
     assert all(sample.exited for sample in infer(eta=0.0)(images))
     assert not any(sample.exited for sample in infer(eta=1.0)(images))
 
 
-def test_mmsegs_own_inferencer_agrees(infer, files, images) -> None:
-    config, checkpoint = map(str, files)
+def test_mmsegs_own_inferencer_agrees(infer, model_files, images) -> None:
+    config, checkpoint = map(str, model_files)
     theirs = MMSegInferencer(config, checkpoint, device='cpu')
     found = theirs(
         [str(path) for path in images], return_datasamples=True, batch_size=1
@@ -91,13 +157,13 @@ def test_mmsegs_own_inferencer_agrees(infer, files, images) -> None:
         assert other.exited == ours.exited
 
 
-def test_bad_input_is_named(infer, files, tmp_path) -> None:
+def test_bad_input_is_named(infer, model_files, tmp_path) -> None:
     with pytest.raises(ValueError, match=r'eta must be in .*got 1.5'):
         infer(eta=1.5)
     with pytest.raises(ValueError, match='batch_size must be positive, got 0'):
         infer(batch_size=0)
     with pytest.raises(FileNotFoundError, match='none.pth'):
-        ScopeInferencer(files[0], tmp_path / 'none.pth')
+        ScopeInferencer(model_files[0], tmp_path / 'none.pth')
     run = infer()
     with pytest.raises(FileNotFoundError, match=r'none.jpg does not exist'):
         run(tmp_path / 'none.jpg')
@@ -105,8 +171,14 @@ def test_bad_input_is_named(infer, files, tmp_path) -> None:
         run(tmp_path)
     with pytest.raises(TypeError, match='got int'):
         run(3)
-    with pytest.raises(ValueError, match=r'\(H, W, 3\), got shape \(4, 4\)'):
-        run(np.zeros((4, 4), dtype=np.uint8))
+    with pytest.raises(
+        ValueError, match=r'\(H, W, 3\).*got shape \(4, 4, 2\)'
+    ):
+        run(np.zeros((4, 4, 2), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r'got shape \(0, 4, 3\)'):
+        run(np.zeros((0, 4, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match='uint8 from 0 to 255, got float64'):
+        run(np.zeros((4, 4, 3)))
     text = tmp_path / 'text.jpg'
     text.write_text('no image')
     with pytest.raises(OSError, match=r'cannot read .*text.jpg'):

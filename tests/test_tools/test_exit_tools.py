@@ -2,47 +2,14 @@
 
 import csv
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from PIL import Image
 
-from mmscope.registry import MODELS
 from mmscope.utils.checkpoint import CheckpointError
 
 ETAS = ('--eta', 0, 0.5, 1)
-
-
-@pytest.fixture(scope='module')
-def save_weights(
-    tiny_config: Callable[..., Path], tmp_path_factory
-) -> Callable[..., tuple[Path, Path]]:
-    """Write a config and random weights of its model."""
-
-    def save(**options: object) -> tuple[Path, Path]:
-        config = tiny_config(**options)
-        init_default_scope('mmseg')
-        torch.manual_seed(0)
-        model = MODELS.build(Config.fromfile(config).model)
-        # answers differ, and are among the classes of the sample data
-        with torch.no_grad():
-            for parameter in model.decode_head.parameters():
-                parameter.add_(0.2 * torch.randn_like(parameter))
-            model.decode_head.conv_seg.bias[8:] = -100
-        path = tmp_path_factory.mktemp('weights') / 'weights.pth'
-        torch.save(dict(state_dict=model.state_dict()), path)
-        return config, path
-
-    return save
-
-
-@pytest.fixture(scope='module')
-def model_files(save_weights) -> tuple[Path, Path]:
-    return save_weights()
 
 
 def test_sweep_writes_what_each_eta_gives(
@@ -196,43 +163,3 @@ def test_router_is_trained_and_used(
     )
     found = json.loads((tmp_path / 'sweep' / 'sweep.json').read_text())
     assert found['quality']['model'] != found['quality']['mean_positive']
-
-
-def test_pictures_of_files_and_of_the_validation_set(
-    run_tool, model_files, sample_root, tmp_path
-) -> None:
-    folder = sample_root / 'images' / 'validation'
-    names = sorted(path.name for path in folder.glob('*.jpg'))
-    run_tool(
-        *('visualize_scope.py', folder, *model_files),
-        *('--num-images', 2, '--out-dir', tmp_path / 'files'),
-    )
-    written = {path.name for path in (tmp_path / 'files').iterdir()}
-    assert written == {f'{n}.png' for n in names[:2]} | {'sheet.png'}
-    run_tool(
-        *('visualize_scope.py', 'val', *model_files),
-        *('--num-images', 2, '--out-dir', tmp_path / 'val'),
-    )
-    assert (tmp_path / 'val' / 'stages.png').is_file()
-    # the ground truth is one more panel
-    narrow, wide = (
-        Image.open(tmp_path / name / 'sheet.png').width
-        for name in ('files', 'val')
-    )
-    assert wide > 1.1 * narrow
-
-
-def test_image_demo_draws_and_decides(
-    run_tool, model_files, sample_root, tmp_path, capsys
-) -> None:
-    image = next((sample_root / 'images' / 'validation').glob('*.jpg'))
-    run_tool(
-        *('image_demo.py', image, *model_files),
-        *('--eta', 0, '--out-dir', tmp_path),
-    )
-    (record,) = json.loads((tmp_path / 'exits.json').read_text())
-    assert record['image'] == image.name
-    assert record['exited'] is True
-    drawn = Image.open(tmp_path / f'{image.name}.png')
-    assert drawn.size == Image.open(image).size
-    assert 'confidence' in capsys.readouterr().out

@@ -1,0 +1,92 @@
+"""What can be looked at: files, folders, arrays and iterables of these."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+
+ImageInput = str | Path | np.ndarray
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """List the images of a folder and of those in it, sorted.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no image in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f'folder {folder} does not exist')
+    found = sorted(
+        path
+        for path in folder.rglob('*')
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
+    if not found:
+        raise FileNotFoundError(
+            f'{folder} has no image; allowed are {", ".join(IMAGE_SUFFIXES)}'
+        )
+    return found
+
+
+def iterate_images(
+    inputs: ImageInput | Iterable[ImageInput],
+) -> Iterator[Path | np.ndarray]:
+    """Walk through inputs, one image after the other.
+
+    Args:
+        inputs: An image file, a folder, an array, or an iterable of these,
+            such as a list or a generator; nested ones, too.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no image in a folder.
+        TypeError: an input is something else.
+        ValueError: an array is no image.
+    """
+    if isinstance(inputs, np.ndarray):
+        yield bgr_image(inputs)
+    elif isinstance(inputs, str | Path):
+        path = Path(inputs)
+        if path.is_dir():
+            yield from find_images(path)
+        elif path.is_file():
+            yield path
+        else:
+            raise FileNotFoundError(f'image {path} does not exist')
+    elif isinstance(inputs, Iterable):
+        for one in inputs:
+            yield from iterate_images(one)
+    else:
+        raise TypeError(
+            'inputs must be a path, an array (H, W, 3) or an iterable of '
+            f'these, got {type(inputs).__name__}'
+        )
+
+
+def bgr_image(image: np.ndarray) -> np.ndarray:
+    """Give an image three channels; the alpha channel is left out.
+
+    Args:
+        image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, in OpenCV's
+            order of channels.
+
+    Returns:
+        (H, W, 3), uint8.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    grey = image[..., None] if image.ndim == 2 else image
+    if grey.ndim != 3 or grey.shape[2] not in (1, 3, 4) or not grey.size:
+        raise ValueError(
+            'an array must be an image (H, W, 3), or grey (H, W), got shape '
+            f'{tuple(image.shape)}'
+        )
+    if image.dtype != np.uint8:
+        raise ValueError(
+            f'an array must be uint8 from 0 to 255, got {image.dtype}; '
+            'convert it, for example shares by (255 * image).astype(np.uint8)'
+        )
+    return grey.repeat(3, axis=2) if grey.shape[2] == 1 else grey[..., :3]
