@@ -96,7 +96,7 @@ def test_backward_through_vmap(backend):
     many = normal(3, *inputs.pop('u').shape).requires_grad_()
 
     def one(u):
-        return selective_scan(u, **inputs)
+        return selective_scan(u, **inputs, delta_softplus=True)
 
     (grad,) = torch.autograd.grad(torch.vmap(one)(many).sum(), many)
     for u, part in zip(many.detach(), grad, strict=True):

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..backends import resolve
+from .groups import channels_apart, channels_joined, groups_of
 from .inputs import Inputs, Options
-from .shapes import CHANNEL_MAJOR, TOKEN_MAJOR, check_inputs
+from .reference import state_dtype
+from .shapes import (
+    CHANNEL_MAJOR,
+    TOKEN_MAJOR,
+    check_channel_major,
+    check_inputs,
+)
+from .states import with_states
 
 
 def selective_scan(
@@ -18,40 +27,62 @@ def selective_scan(
     D: Tensor | None = None,
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
-    delta_softplus: bool = True,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    initial_state: Tensor | None = None,
     backend: str | None = None,
-) -> Tensor:
-    """Mamba's selective scan in ``mamba_ssm``'s layout.
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Mamba's selective scan, as ``mamba_ssm``'s ``selective_scan_fn``.
 
-    Computed in float32 (float64 if ``u`` is), whatever the dtypes.
+    Arguments, their order and defaults are those of mamba_ssm, so that either
+    may stand in for the other. Computed in float32 (float64 if ``u`` is),
+    whatever the dtypes; all tensors are real.
 
     Args:
         u: Input, (B, Dim, L).
         delta: Step sizes before bias and softplus, (B, Dim, L).
         A: State matrix, (Dim, S); negative values decay.
-        B: Input matrix, (B, S, L).
-        C: Output matrix, (B, S, L).
+        B: Input matrix: (B, S, L), (B, G, S, L) for G groups of neighbouring
+            channels, or (Dim, S) for the same at every token.
+        C: Output matrix, in any of the shapes of ``B``.
         D: Skip, (Dim,).
         z: Gate, (B, Dim, L); the output is multiplied by silu(z).
         delta_bias: Added to ``delta``, (Dim,).
         delta_softplus: Whether softplus is applied to the step sizes.
+        return_last_state: Whether to return the state after the last token.
+        initial_state: State before the first token, (B, Dim, S); default 0.
         backend: Name from :func:`scan_backends`, or 'auto'.
 
     Returns:
-        (B, Dim, L), dtype of ``u``.
+        (B, Dim, L), dtype of ``u``; or that and the last state (B, Dim, S) in
+        float32 (float64 if ``u`` is). Both have gradients.
+
+    Raises:
+        TypeError: a tensor is not of real floating point numbers.
+        ValueError: the shapes or the devices do not agree.
     """
-    given = (u, delta, A, B, C, D, z, delta_bias)
-    check_inputs(CHANNEL_MAJOR, dict(zip(CHANNEL_MAJOR, given, strict=True)))
-    core = resolve(u, backend)
-    u, delta, B, C = (x.mT[None] for x in (u, delta, B, C))
-    A, D, delta_bias = (
-        x if x is None else x[None] for x in (A, D, delta_bias)
-    )
-    given = Inputs(
-        u, delta, A, B, C, D, None if z is None else z.mT, delta_bias
-    )
-    out, _ = core(given, Options(delta_softplus, (False,), True, False))
-    return out.mT.contiguous()
+    given = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    check_channel_major(dict(zip(CHANNEL_MAJOR, given, strict=True)))
+    core, groups = resolve(u, backend), groups_of(B, C, u.shape[1])
+    inputs = channels_apart(Inputs(*given[:8]), groups)
+    keeps_state = return_last_state or initial_state is not None
+    # a core has one gate for all its groups
+    apart = z is not None and (groups > 1 or keeps_state)
+    if apart or keeps_state:
+        # nothing is rounded before the gate, and states never are
+        inputs = inputs._replace(u=inputs.u.to(state_dtype(u)), z=None)
+    options = Options(delta_softplus, (False,) * groups, False, False)
+    last = None
+    if keeps_state:
+        out, last = with_states(core, inputs, options, initial_state)
+    else:
+        out, _ = core(inputs, options)
+    out = channels_joined(out)
+    if apart:
+        out = out * F.silu(z.to(out.dtype))
+    out = out.to(u.dtype).contiguous()
+    return (out, last) if return_last_state else out
 
 
 def bidirectional_scan(

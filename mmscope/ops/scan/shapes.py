@@ -16,6 +16,12 @@ CHANNEL_MAJOR = {
     'D': 'Dim',
     'z': 'B, Dim, L',
     'delta_bias': 'Dim',
+    'initial_state': 'B, Dim, S',
+}
+# of B and C by their number of axes; G and H divide Dim
+PARAMETERS = {
+    'B': {2: 'Dim, S', 3: 'B, S, L', 4: 'B, G, S, L'},
+    'C': {2: 'Dim, S', 3: 'B, S, L', 4: 'B, H, S, L'},
 }
 TOKEN_MAJOR = {
     'u': '2, B, L, Dim',
@@ -75,6 +81,34 @@ def check_inputs(
         if tensors[name] is not None:
             _bind(name, axes, tensors[name], sizes)
     check_kinds(tensors)
+
+
+def check_channel_major(tensors: Mapping[str, Tensor | None]) -> None:
+    """Raise unless the tensors are those of ``selective_scan``.
+
+    Args:
+        tensors: By the names in ``CHANNEL_MAJOR``; None where left out.
+
+    Raises:
+        TypeError: see :func:`check_kinds`.
+        ValueError: the shapes or the devices do not agree.
+    """
+    layout = dict(CHANNEL_MAJOR)
+    for name, choices in PARAMETERS.items():
+        shape = tuple(tensors[name].shape)
+        if len(shape) not in choices:
+            allowed = ' or '.join(f'({axes})' for axes in choices.values())
+            raise ValueError(f'{name} must be {allowed}, got {shape}')
+        layout[name] = choices[len(shape)]
+    check_inputs(layout, tensors)
+    dim = tensors['u'].shape[1]
+    for name in PARAMETERS:
+        shape = tuple(tensors[name].shape)
+        if len(shape) == 4 and dim % shape[1]:
+            raise ValueError(
+                f'{name} ({layout[name]}) = {shape} has {shape[1]} groups, '
+                f'which must divide the {dim} channels of u'
+            )
 
 
 def _bind(name: str, axes: str, tensor: Tensor, sizes: dict[str, int]) -> None:

@@ -29,7 +29,7 @@ def ran(monkeypatch):
     def row(name, reason=None):
         def core(inputs, options):
             names.append(name)
-            return inputs.u[0], None
+            return inputs.u[0] if options.merge else inputs.u, None
 
         return ENTRY.ScanBackend(name, lambda u: reason, lambda: core)
 

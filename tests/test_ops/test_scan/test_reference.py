@@ -42,7 +42,7 @@ def test_recurrence_by_hand():
 
 def test_matches_scalar_python():
     inputs = one_direction(scan_inputs(batch=2, length=7, without=('z',)))
-    out = selective_scan(**inputs, backend='reference')
+    out = selective_scan(**inputs, delta_softplus=True, backend='reference')
     for b in range(2):
         for d in range(5):
             expected = scalar_scan(
@@ -84,7 +84,7 @@ def test_bidirectional_is_a_scan_and_a_flipped_scan():
         tokens = ('u', 'delta', 'B', 'C')
         if g == 1:
             single.update({k: single[k].flip(-1) for k in tokens})
-        y = selective_scan(**single, backend='reference')
+        y = selective_scan(**single, delta_softplus=True, backend='reference')
         y = y.flip(-1) if g == 1 else y
         torch.testing.assert_close(out[g], y.mT)
 

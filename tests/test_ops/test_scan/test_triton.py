@@ -171,7 +171,19 @@ def test_step_sizes_of_every_size():
 
 @pytest.mark.parametrize('length', [1, EVERY + 3])
 def test_selective(length):
-    check(one_direction(inputs_of(2, length)), selective_scan)
+    inputs = one_direction(inputs_of(2, length))
+    check(inputs, selective_scan, delta_softplus=True)
+
+
+def test_selective_with_groups_and_states():
+    inputs = one_direction(inputs_of(2, EVERY + 3, 6))
+    inputs['B'] = torch.stack([inputs['B'], inputs['C']], dim=1)
+    inputs['initial_state'] = inputs['A'] * inputs['u'][..., :1]
+    check(
+        *(inputs, selective_scan),
+        delta_softplus=True,
+        return_last_state=True,
+    )
 
 
 @pytest.mark.parametrize('merge', [True, False])
