@@ -109,19 +109,7 @@ def part_of(name: str) -> str:
     return f'{name}.'.split('.')[1]
 
 
-# still climbing up: to be moved
-UNTIDY = ('visualization',)
-
-
-@pytest.mark.parametrize(
-    'part',
-    [
-        pytest.param(part, marks=[pytest.mark.xfail(strict=True)])
-        if part in UNTIDY
-        else part
-        for part in sorted(FLOOR)
-    ],
-)
+@pytest.mark.parametrize('part', sorted(FLOOR))
 def test_a_part_imports_only_what_is_below(part: str) -> None:
     def is_below(path: Path, name: str) -> bool:
         other = part_of(name)

@@ -1,12 +1,12 @@
 """Semantic segmentation with early exit, over mmseg."""
 
 from contextlib import AbstractContextManager
-from itertools import product
 
 import torch
 from torch import Tensor
 
 from mmscope.functional.targets import classes_in_mask
+from mmscope.functional.windows import windows
 from mmscope.registry import MODELS
 from mmscope.utils.versions import require
 
@@ -75,13 +75,11 @@ class ScopeSegDataPreprocessor(SegDataPreProcessor):
         images = data['inputs']
         samples = data.get('data_samples')
         if samples is None:
+            # decode heads take a torch.Size for that of a window
+            sizes = [tuple(image.shape[-2:]) for image in images]
             samples = [
-                SegDataSample(
-                    metainfo=dict(
-                        ori_shape=image.shape[-2:], img_shape=image.shape[-2:]
-                    )
-                )
-                for image in images
+                SegDataSample(metainfo=dict(ori_shape=size, img_shape=size))
+                for size in sizes
             ]
         batches = [
             super(ScopeSegDataPreprocessor, self).forward(
@@ -251,7 +249,7 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
         coarse = result.decision.evidence.decoded
         if coarse is not None:
             return self._refine_answers(coarse, result, batch_img_metas)
-        if self.backbone.exit_settings.resolution == 'fine':
+        if not self._decodes_coarse(result.coarse.maps):
             return self._decode(result.features, batch_img_metas)
         logits = None
         for rows, maps in result.groups():
@@ -333,9 +331,15 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
 
     def _coarse_maps(self, maps: Maps) -> Maps:
         """Coarse maps at the resolution that exited images decode at."""
-        if self.backbone.exit_settings.resolution == 'coarse':
-            return maps
-        return to_fine_grid(maps)
+        return maps if self._decodes_coarse(maps) else to_fine_grid(maps)
+
+    def _decodes_coarse(self, maps: Maps) -> bool:
+        """Whether exited images are decoded on their coarse maps.
+
+        A map of a single row or column is too small for necks that halve it.
+        """
+        resolution = self.backbone.exit_settings.resolution
+        return resolution == 'coarse' and min(maps[0].shape[2:]) > 1
 
     def _coarse_decode_loss(
         self, result: ScopeResult, data_samples: list[SegDataSample]
@@ -356,32 +360,6 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
             self.num_classes,
             self.decode_head.ignore_index,
         )
-
-
-def windows(
-    canvas: tuple[int, int], crop: tuple[int, int], stride: tuple[int, int]
-) -> list[tuple[slice, slice]]:
-    """Cover a canvas with windows, the last ones flush with its end.
-
-    Args:
-        canvas: Height and width.
-        crop: Height and width of a window; a smaller canvas is one window.
-        stride: Steps from window to window, down and across.
-
-    Returns:
-        Rows and columns of each.
-    """
-    sides = [
-        [
-            slice(min(start, last), min(start, last) + side)
-            for start in range(0, last + step, step)
-        ]
-        for side, step, last in (
-            (min(size, whole), step, max(whole - size, 0))
-            for whole, size, step in zip(canvas, crop, stride, strict=True)
-        )
-    ]
-    return list(product(*sides))
 
 
 __all__ = ['MambaScopeSegmentor', 'ScopeSegDataPreprocessor']

@@ -1,15 +1,10 @@
 """Pictures and plots."""
 
+from .answers import build_visualizer, draw_answer
 from .names import PictureNames
 from .scope_hook import ScopeVisualizationHook
-from .scope_pictures import (
-    ScopePicture,
-    build_visualizer,
-    draw_answer,
-    draw_scope,
-    picture_scope,
-    render_scope,
-)
+from .scope_pictures import ScopePicture, picture_scope
+from .sheet import draw_scope, render_scope
 
 __all__ = [
     'PictureNames',

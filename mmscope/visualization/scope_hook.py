@@ -6,10 +6,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmscope.datasets.subset import spread
+from mmscope.models import require_exits
 from mmscope.registry import HOOKS
 from mmscope.utils.structures import unwrap
 
-from .scope_pictures import picture_scope, render_scope
+from .scope_pictures import picture_scope
+from .sheet import render_scope
 
 
 @HOOKS.register_module()
@@ -38,6 +40,14 @@ class ScopeVisualizationHook(Hook):
         self.num_images = num_images
         self.interval = interval
         self.num_validations = 0
+
+    def before_run(self, runner: Runner) -> None:
+        """Refuse a model without exits before anything has been run.
+
+        Raises:
+            ValueError: the model never decides.
+        """
+        require_exits(unwrap(runner.model), 'ScopeVisualizationHook')
 
     def after_val_epoch(
         self, runner: Runner, metrics: dict[str, float] | None = None

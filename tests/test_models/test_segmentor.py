@@ -356,3 +356,22 @@ def test_one_synchronisation_decides_a_mixed_batch(
         exited = segmentor.backbone.scope(images).exited
     assert 0 < exited.sum() < 4
     assert reads.seen == ['nonzero']
+
+
+@pytest.mark.parametrize('eta', [0.0, 0.5, 1.0])
+@pytest.mark.parametrize('size', [(32, 96), (7, 1)])
+def test_images_of_one_coarse_row_are_decoded(segmentor, eta, size) -> None:
+    """Feature2Pyramid halves maps, coarse ones of a single row, too."""
+    segmentor.backbone.eta = eta
+    images = [torch.randn(3, *size) for _ in range(3)]
+    for sample in segmentor.test_step(dict(inputs=images)):
+        assert sample.pred_sem_seg.data.shape[1:] == size
+
+
+def test_padding_is_cut_off_where_there_are_no_samples(segmentor) -> None:
+    image = torch.randn(3, 60, 90)
+    size = (60, 90)
+    given = SegDataSample(metainfo=dict(img_shape=size, ori_shape=size))
+    (alone,) = segmentor.test_step(dict(inputs=[image]))
+    (told,) = segmentor.test_step(dict(inputs=[image], data_samples=[given]))
+    assert torch.equal(alone.seg_logits.data, told.seg_logits.data)

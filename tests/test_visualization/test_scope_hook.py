@@ -31,3 +31,12 @@ def test_bad_numbers_are_named() -> None:
         ScopeVisualizationHook(num_images=0)
     with pytest.raises(ValueError, match='interval must be positive, got -1'):
         ScopeVisualizationHook(interval=-1)
+
+
+def test_a_model_without_exits_is_refused_at_once(
+    train, tiny_config, tmp_path
+) -> None:
+    config = tiny_config(HOOK, base='vim_t_ade20k')
+    with pytest.raises(ValueError, match='ScopeVisualizationHook needs a mod'):
+        train(config, tmp_path)
+    assert not list(tmp_path.rglob('*.pth'))

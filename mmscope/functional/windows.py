@@ -1,0 +1,29 @@
+"""Windows that slide over an image."""
+
+from itertools import product
+
+
+def windows(
+    canvas: tuple[int, int], crop: tuple[int, int], stride: tuple[int, int]
+) -> list[tuple[slice, slice]]:
+    """Cover a canvas with windows, the last ones flush with its end.
+
+    Args:
+        canvas: Height and width.
+        crop: Height and width of a window; a smaller canvas is one window.
+        stride: Steps from window to window, down and across.
+
+    Returns:
+        Rows and columns of each.
+    """
+    sides = [
+        [
+            slice(min(start, last), min(start, last) + side)
+            for start in range(0, last + step, step)
+        ]
+        for side, step, last in (
+            (min(size, whole), step, max(whole - size, 0))
+            for whole, size, step in zip(canvas, crop, stride, strict=True)
+        )
+    ]
+    return list(product(*sides))
