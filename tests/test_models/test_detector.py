@@ -327,6 +327,24 @@ def test_results_can_fit_the_network_input(make_detector) -> None:
     assert (smaller == network.masks).float().mean() > 0.95
 
 
+@pytest.mark.parametrize('size', [(64, 96), (61, 93)])
+def test_the_half_size_image_costs_nothing(make_detector, size) -> None:
+    """Its maps are given: only the size of it is looked at."""
+    model = make_detector(backbone__eta=0.0)
+    images = torch.stack(varied(1, size))
+    sample = make_sample(size)
+    seen = []
+    model.extract_feat = lambda inputs: (
+        seen.append(inputs) or type(model).extract_feat(model, inputs)
+    )
+    with torch.no_grad():
+        maps = model.backbone.scope(images).coarse.maps
+        model._detect_half_size(images, maps, [sample], rescale=True)
+    (half,) = seen
+    assert half.shape[2:] == tuple(-(-side // 2) for side in size)
+    assert half.data_ptr() == images.data_ptr()
+
+
 def test_half_size_sample_halves_everything_and_changes_nothing() -> None:
     sample = make_sample((61, 96), [[10, 20, 30, 41]], [2], (122, 192))
     sample.set_metainfo(dict(batch_input_shape=(64, 96), pad_shape=(64, 96)))

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mmscope.functional import multi_label_confidence
 from mmscope.models import (
+    ForcedExit,
     LearnedRouter,
     OracleExit,
     PixelConfidence,
@@ -49,16 +50,45 @@ def test_pixel_confidence_ignores_padding() -> None:
     assert PixelConfidence()(seen).item() == pytest.approx(0.65)
 
 
+def test_pixel_confidence_of_a_binary_head() -> None:
+    """One channel: the surer of foreground and background."""
+    logits = torch.tensor([0.9, 0.2]).logit().view(2, 1, 1, 1)
+    seen = evidence(
+        torch.zeros(2, 2), decoder=lambda maps: logits.expand(2, 1, 4, 4)
+    )
+    assert PixelConfidence()(seen).tolist() == pytest.approx([0.9, 0.8])
+
+
+def test_coarse_maps_are_decoded_once() -> None:
+    calls = []
+
+    def decoder(maps: tuple) -> Tensor:
+        calls.append(maps)
+        return torch.zeros(1, 2, 4, 4)
+
+    seen = evidence(torch.zeros(1, 2), decoder=decoder)
+    assert PixelConfidence()(seen) == PixelConfidence()(seen)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(('share', 'expected'), [(0, 0), (0.5, 2), (1, 4)])
+def test_forced_exits_are_the_first_of_a_batch(share, expected) -> None:
+    confidence = ForcedExit(share)(evidence(torch.zeros(4, 2)))
+    assert confidence.tolist() == [1.0] * expected + [0.0] * (4 - expected)
+
+
 def test_pixel_confidence_needs_pixels() -> None:
     with pytest.raises(TypeError, match='MambaScopeSegmentor'):
         PixelConfidence()(evidence(torch.zeros(1, 2)))
 
 
-def test_chance_depends_on_image_and_seed_alone() -> None:
+def test_chance_depends_on_path_and_seed_alone() -> None:
     logits = torch.zeros(2, 2)
     both = RandomExit()(evidence(logits, ['/x/a.jpg', '/x/b.jpg']))
     one = RandomExit()(evidence(logits[:1], ['/x/b.jpg']))
     assert both[1] == one[0] != both[0]
+    namesake = RandomExit()(evidence(logits[:1], ['/y/b.jpg']))
+    assert namesake[0] != one[0]
     other = RandomExit(seed=1)(evidence(logits[:1], ['/x/b.jpg']))
     assert other[0] != one[0]
     unnamed = RandomExit()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
+from mmseg.models import EncoderDecoder
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
@@ -202,6 +203,26 @@ def test_slide_inference_decides_for_each_window(make_segmentor) -> None:
     assert round(3 * sample.exited, 5) in (1, 2)
     assert never.exited == 0
     assert sample.pred_sem_seg.data.shape == (1, 64, 192)
+
+
+@pytest.mark.parametrize('size', [(64, 96), (80, 200), (40, 130), (65, 97)])
+@pytest.mark.parametrize('stride', [(64, 96), (32, 48), (40, 50)])
+def test_windows_are_those_of_mmseg(make_segmentor, size, stride) -> None:
+    test_cfg = dict(mode='slide', crop_size=(64, 96), stride=stride)
+    model = make_segmentor(test_cfg=test_cfg)
+    images, seen = torch.randn(2, 3, *size), []
+
+    def encode_decode(crop: Tensor, metas: list[dict]) -> Tensor:
+        seen.append((crop, tuple(metas[0]['img_shape'])))
+        return crop.mean(1, keepdim=True).expand(-1, 5, -1, -1)
+
+    model.encode_decode = encode_decode
+    metas = [dict(img_shape=size, ori_shape=size)] * 2
+    ours = model.slide_inference(images, metas)
+    windows, seen[:] = seen[:], []
+    theirs = EncoderDecoder.slide_inference(model, images, metas)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(windows, seen)
 
 
 def test_padding_is_selected_last_in_every_window(make_segmentor) -> None:
