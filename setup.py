@@ -24,7 +24,7 @@ setup(
     **EXTENSION['options'](),
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.4',
+        'torch>=2.6',
         'numpy',
         'packaging',
         'matplotlib',

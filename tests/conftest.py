@@ -49,6 +49,7 @@ width, size = 32, (64, 96)
 train_pipeline = [
     {{{{_base_.load_image}}}},
     {{{{_base_.load_mask}}}},
+    {{{{_base_.check_labels}}}},
     dict(
         type='RandomResize',
         scale=(192, 96),
@@ -64,9 +65,10 @@ test_pipeline = [
     {{{{_base_.load_image}}}},
     dict(type='Resize', scale=(192, 96), keep_ratio=True),
     {{{{_base_.load_mask}}}},
+    {{{{_base_.check_labels}}}},
     dict(type='PackSegInputs'),
 ]
-arch = dict(_delete_=True, embed_dims=width, num_layers=4, d_state=4)
+arch = dict(embed_dims=width, num_layers=4, d_state=4)
 model = dict(
     data_preprocessor=dict(size=size),
     backbone=dict(

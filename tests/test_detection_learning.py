@@ -46,7 +46,7 @@ model = dict(
         ]
     ),
     backbone=dict(
-        arch=dict(_delete_=True, embed_dims=width, num_layers=6),
+        arch=dict(embed_dims=width, num_layers=6),
         img_size=256,
         out_indices=(5,),
         alpha=1.0,

@@ -22,7 +22,7 @@ width, channels = 192, 96
 model = dict(
     data_preprocessor=dict(size=(256, 256)),
     backbone=dict(
-        arch=dict(_delete_=True, embed_dims=width, num_layers=6),
+        arch=dict(embed_dims=width, num_layers=6),
         img_size=256,
         out_indices=(1, 2, 3, 5),
         eta=1.0,

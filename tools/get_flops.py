@@ -10,7 +10,8 @@ from rich.table import Table
 
 from mmscope.benchmark.build import build_model, default_shape
 from mmscope.engine.launch import build_runner, load_config
-from mmscope.engine.options import has_exits, set_eta
+from mmscope.engine.options import set_eta
+from mmscope.models import has_exits
 from mmscope.utils.flops import (
     COMPONENTS,
     CONVENTIONS,

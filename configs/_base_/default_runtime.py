@@ -8,6 +8,7 @@ sync_bn = 'torch'
 randomness = dict(seed=0)
 default_hooks = dict(
     random_state=dict(type='mmscope.RandomStateHook'),
+    plain_checkpoint=dict(type='mmscope.PlainCheckpointHook'),
     finite_loss=dict(type='mmscope.FiniteLossHook'),
 )
 log_processor = dict(by_epoch=False)

@@ -15,7 +15,7 @@ bbox_heads = [
     for head in _base_.model.roi_head.bbox_head
 ]
 model = dict(
-    backbone=dict(arch='small'),
+    backbone=dict(arch=dict(embed_dims=embed_dims)),
     neck=dict(in_channels=embed_dims, out_channels=channels),
     rpn_head=dict(in_channels=channels, feat_channels=channels),
     roi_head=dict(

@@ -16,7 +16,7 @@ model = dict(
     type='mmscope.MambaScopeCascadeRCNN',
     backbone=dict(
         type='mmscope.MambaScopeBackbone',
-        arch='tiny',
+        arch=dict(embed_dims=192, num_layers=24),
         img_size=1024,
         out_indices=(23,),
         alpha=0.8,

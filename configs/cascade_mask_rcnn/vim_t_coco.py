@@ -11,7 +11,7 @@ _base_ = [
 model = dict(
     backbone=dict(
         type='mmscope.VisionMambaBackbone',
-        arch='tiny',
+        arch=dict(embed_dims=192, num_layers=24),
         img_size=1024,
         out_indices=(23,),
     )

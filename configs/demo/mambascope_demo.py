@@ -35,11 +35,7 @@ num_train = 800  # the other training pictures calibrate eta
 model = dict(
     type='mmscope.MambaScopeSegmentor',
     data_preprocessor=dict(
-        _delete_=True,
-        type='mmscope.ScopeSegDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        size=crop_size,
+        type='mmscope.ScopeSegDataPreprocessor', size=crop_size
     ),
     backbone=dict(
         type='mmscope.MambaScopeBackbone',
@@ -61,15 +57,22 @@ model = dict(
     exit_weight=2.0,
 )
 load_image = dict(type='LoadImageFromFile')
-load_mask = dict(type='LoadAnnotations')
+load_mask = dict(type='mmscope.LoadMask')
+check_labels = dict(type='mmscope.CheckLabels', num_classes=8)
 train_pipeline = [
     load_image,
     load_mask,
+    check_labels,
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
-test_pipeline = [load_image, load_mask, dict(type='PackSegInputs')]
+test_pipeline = [
+    load_image,
+    load_mask,
+    check_labels,
+    dict(type='PackSegInputs'),
+]
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,

@@ -14,16 +14,10 @@ _base_ = [
 # model.backbone.init_cfg.checkpoint=vim_t_midclstok.pth
 model = dict(
     type='mmscope.MambaScopeSegmentor',
-    data_preprocessor=dict(
-        _delete_=True,
-        type='mmscope.ScopeSegDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        size=(512, 512),
-    ),
+    data_preprocessor=dict(type='mmscope.ScopeSegDataPreprocessor'),
     backbone=dict(
         type='mmscope.MambaScopeBackbone',
-        arch='tiny',
+        arch=dict(embed_dims=192, num_layers=24),
         img_size=512,
         alpha=0.8,
         eta=0.7,

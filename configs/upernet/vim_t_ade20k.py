@@ -10,6 +10,8 @@ _base_ = [
 # model.backbone.init_cfg.checkpoint=vim_t_midclstok.pth
 model = dict(
     backbone=dict(
-        type='mmscope.VisionMambaBackbone', arch='tiny', img_size=512
+        type='mmscope.VisionMambaBackbone',
+        arch=dict(embed_dims=192, num_layers=24),
+        img_size=512,
     )
 )

@@ -17,7 +17,8 @@ from torch import nn
 
 from mmscope.datasets.wrappers import inner_datasets
 from mmscope.engine.launch import load_config
-from mmscope.engine.options import require_exits, set_eta
+from mmscope.engine.options import set_eta
+from mmscope.models import require_exits
 from mmscope.registry import MODELS
 from mmscope.utils.checkpoint import load_weights
 from mmscope.utils.config import type_name

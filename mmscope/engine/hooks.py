@@ -1,13 +1,12 @@
-"""Hooks: schedule of alpha, exact resumption, a guard of the loss."""
+"""Hooks: the schedule of alpha, and a guard of losses and weights."""
 
-import random
+import math
 
-import numpy as np
 import torch
-from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from mmscope.registry import HOOKS
 from mmscope.utils.structures import unwrap
@@ -76,94 +75,6 @@ class AlphaScheduleHook(Hook):
 
 
 @HOOKS.register_module()
-class RandomStateHook(Hook):
-    """Save and restore random states, so that a run resumes exactly.
-
-    mmengine saves none. Exact at ``num_workers=0`` in a single process:
-    workers draw their own numbers, and ranks save only the first one's.
-    Validation is kept from moving the states.
-    """
-
-    priority = 'VERY_HIGH'
-
-    def __init__(self) -> None:
-        self._resumed: dict | None = None
-        self._before_val: dict | None = None
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Put the random states into a checkpoint.
-
-        CheckpointHook writes once more within a validation that found a new
-        best model: training goes on with the states from before it.
-        """
-        checkpoint['random_state'] = self._before_val or random_state()
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep the states of a checkpoint that training resumes from."""
-        if runner._resume and get_world_size() == 1:
-            self._resumed = checkpoint.get('random_state')
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Restore what the data pipeline draws from."""
-        if self._resumed is not None:
-            set_random_state(self._resumed, ('python', 'numpy'))
-
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
-    ) -> None:
-        """Restore what the model draws from, once.
-
-        Building the loader draws from torch's generator, so this has to
-        come after it.
-        """
-        if self._resumed is not None:
-            set_random_state(self._resumed, ('torch', 'cuda'))
-            self._resumed = None
-
-    def before_val(self, runner: Runner) -> None:
-        """Remember the states."""
-        self._before_val = random_state()
-
-    def after_val(self, runner: Runner) -> None:
-        """Go on as if there had been no validation."""
-        set_random_state(self._before_val, tuple(self._before_val))
-        self._before_val = None
-
-
-def random_state() -> dict:
-    """States of python's, numpy's and torch's generators."""
-    return dict(
-        python=random.getstate(),
-        numpy=np.random.get_state(),
-        torch=torch.get_rng_state(),
-        cuda=torch.cuda.get_rng_state_all(),
-    )
-
-
-def set_random_state(state: dict, names: tuple[str, ...]) -> None:
-    """Restore some of the states that :func:`random_state` returned.
-
-    Args:
-        state: The states.
-        names: Which of 'python', 'numpy', 'torch' and 'cuda'.
-    """
-    setters = dict(
-        python=random.setstate,
-        numpy=np.random.set_state,
-        torch=lambda s: torch.set_rng_state(s.cpu()),
-        cuda=_set_cuda_states,
-    )
-    for name in names:
-        setters[name](state[name])
-
-
-def _set_cuda_states(states: list[Tensor]) -> None:
-    """Restore the states of the GPUs that are here."""
-    here = states[: torch.cuda.device_count()]
-    torch.cuda.set_rng_state_all([state.cpu() for state in here])
-
-
-@HOOKS.register_module()
 class FiniteLossHook(Hook):
     """Stop training at the first loss or weight that is not finite.
 
@@ -185,20 +96,28 @@ class FiniteLossHook(Hook):
         Raises:
             FloatingPointError: one of them is not finite.
         """
-        losses = _floats(outputs or {})
-        weights = _floats(unwrap(runner.model).state_dict())
+        losses = {
+            name: value.detach().float()
+            for name, value in (outputs or {}).items()
+            if isinstance(value, Tensor) and value.is_floating_point()
+        }
+        model = unwrap(runner.model)
+        weights = [*model.parameters(), *model.buffers()]
+        weights = [w.detach() for w in weights if w.is_floating_point()]
         # one number, so that a GPU is waited for once
-        values = [v.sum(dtype=torch.float32) for v in losses.values()]
-        values += [v.sum(dtype=torch.float32) for v in weights.values()]
-        if torch.stack(values).isfinite().all():
+        largest = get_total_norm(weights, norm_type=math.inf).float()
+        if torch.stack([*losses.values(), largest]).isfinite().all():
             return
         bad = {n: v.item() for n, v in losses.items() if not v.isfinite()}
         if bad:
             raise FloatingPointError(self._message(runner, f'losses {bad}'))
-        names = [n for n, v in weights.items() if not v.isfinite().all()]
-        if names:
-            text = f'weights {names[:4]} ({len(names)} in all)'
-            raise FloatingPointError(self._message(runner, text))
+        names = [
+            name
+            for name, weight in model.state_dict().items()
+            if not weight.isfinite().all()
+        ]
+        text = f'weights {names[:4]} ({len(names)} in all)'
+        raise FloatingPointError(self._message(runner, text))
 
     @staticmethod
     def _message(runner: Runner, what: str) -> str:
@@ -213,12 +132,3 @@ class FiniteLossHook(Hook):
             f'finite; {kept}. Lower the learning rate, clip gradients, or '
             'train without --amp'
         )
-
-
-def _floats(values: dict) -> dict[str, Tensor]:
-    """The floating-point tensors among some values, without gradients."""
-    return {
-        name: value.detach()
-        for name, value in values.items()
-        if isinstance(value, Tensor) and value.is_floating_point()
-    }

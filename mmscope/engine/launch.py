@@ -14,7 +14,6 @@ from mmscope.datasets.checks import (
     check_dataset,
     check_evaluator,
 )
-from mmscope.datasets.transforms import check_loading
 from mmscope.utils.checkpoint import (
     MMENGINE_WRAPPERS,
     check_weights,
@@ -117,7 +116,6 @@ def _check_split(cfg: Config, split: str) -> None:
     check_dataset(loader)
     check_evaluator(f'{split}_evaluator', cfg.get(f'{split}_evaluator'))
     _settle_workers(loader)
-    _check_loading(cfg, split)
 
 
 def _build_loop(runner: Runner, split: str) -> None:
@@ -158,22 +156,6 @@ def _settle_workers(dataloader: ConfigDict | None) -> None:
     if dataloader and not dataloader.get('num_workers'):
         dataloader.persistent_workers = False
         dataloader.pop('prefetch_factor', None)
-
-
-def _check_loading(cfg: Config, split: str) -> None:
-    """Have files that cannot be read named, and the labels of masks checked.
-
-    It is done here, so that the pipelines of the configs read as those of
-    mmseg and mmdet, whose own inferencers look for their loading transforms.
-    """
-    head = cfg.model.get('decode_head')
-    options = {}
-    if isinstance(head, dict):
-        options = dict(
-            num_classes=head.num_classes,
-            ignore_index=head.get('ignore_index', 255),
-        )
-    check_loading(cfg.get(f'{split}_dataloader'), **options)
 
 
 def _distribute_on_cpu(cfg: Config, launcher: str) -> None:

@@ -9,32 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from mmscope.models import has_exits, require_exits
 from mmscope.utils.config import metric_configs, type_name
-
-
-def has_exits(cfg: Config) -> bool:
-    """Whether the config's model decides about early exits."""
-    backbone = cfg.model.get('backbone')
-    return (
-        type_name(backbone) == 'MambaScopeBackbone'
-        and backbone.get('exit_head', {}) is not None
-    )
-
-
-def require_exits(cfg: Config, what: str) -> None:
-    """Refuse models without early exits.
-
-    Raises:
-        ValueError: the config's model never decides.
-    """
-    if not has_exits(cfg):
-        backbone = cfg.model.get('backbone') or {}
-        raise ValueError(
-            f'{what} needs a model with early exits; the backbone of '
-            f'{cfg.filename} is {type_name(backbone)}, exit_head='
-            f'{backbone.get("exit_head")}: take mmscope.MambaScopeBackbone '
-            'with an exit_head'
-        )
 
 
 def set_eta(cfg: Config, eta: float) -> None:

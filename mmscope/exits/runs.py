@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmscope.engine.launch import build_runner, load_config
-from mmscope.engine.options import require_exits
+from mmscope.models import require_exits
 from mmscope.utils.config import metric_configs
 
 

@@ -13,6 +13,7 @@ from mmscope.functional import content_mask
 from mmscope.functional.checks import check_choice, check_share
 from mmscope.functional.losses import CONSISTENCIES
 from mmscope.registry import MODELS
+from mmscope.utils.config import type_name
 from mmscope.utils.structures import unwrap
 
 from .exit_context import ExitContext, changed_context, exit_context
@@ -34,8 +35,7 @@ def has_exits(model_or_cfg: nn.Module | Mapping) -> bool:
         net = backbone_of(model_or_cfg)
         exit_head = getattr(net, 'exit_head', None)
         return isinstance(net, MambaScopeBackbone) and exit_head is not None
-    cfg = model_or_cfg.get('model', model_or_cfg)
-    cfg = cfg.get('backbone', cfg)
+    cfg = backbone_config(model_or_cfg)
     kind = cfg.get('type')
     if isinstance(kind, str):
         scope = model_or_cfg.get('default_scope')
@@ -56,11 +56,22 @@ def require_exits(model_or_cfg: nn.Module | Mapping, what: str) -> None:
         ValueError: the model never decides.
     """
     if not has_exits(model_or_cfg):
-        raise ValueError(
-            f'{what} needs a model with early exits, and this one has no exit '
-            "head: take one whose backbone is a 'mmscope.MambaScopeBackbone' "
-            'with exit_head set'
+        net = (
+            type(backbone_of(model_or_cfg)).__name__
+            if isinstance(model_or_cfg, nn.Module)
+            else type_name(backbone_config(model_or_cfg))
         )
+        raise ValueError(
+            f'{what} needs a model with early exits, and this one, whose '
+            f'backbone is {net or None}, has no exit head: take one whose '
+            "backbone is a 'mmscope.MambaScopeBackbone' with exit_head set"
+        )
+
+
+def backbone_config(cfg: Mapping) -> Mapping:
+    """The backbone's part of the config of a run, model or backbone."""
+    cfg = cfg.get('model', cfg)
+    return cfg.get('backbone') or cfg
 
 
 def backbone_of(model: nn.Module) -> nn.Module:

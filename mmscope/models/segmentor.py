@@ -1,5 +1,6 @@
 """Semantic segmentation with early exit, over mmseg."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -19,44 +20,59 @@ require('mmseg')
 from mmseg.models import EncoderDecoder, SegDataPreProcessor  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
 
+# side of a coarse cell of patches of 16 pixels
+CELL = 32
+
 
 @MODELS.register_module()
 class ScopeSegDataPreprocessor(SegDataPreProcessor):
     """mmseg's preprocessor, for test batches of images of any sizes.
+
+    It takes mmseg's arguments: change the ``type`` in a config of mmseg's.
 
     In training it is mmseg's own. At test time each image is padded by
     itself, right and bottom, so that its result does not depend on its batch
     mates; images of different padded sizes come as a list.
 
     Args:
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
+        mean: Mean of each channel, or None.
+        std: Standard deviation of each channel, or None.
         size: Size that training images are padded to.
-        bgr_to_rgb: Whether to swap channels.
+        size_divisor: Multiple that sides of training images are padded to;
+            32 where there is no ``size`` either.
         pad_val: Padding of images.
         seg_pad_val: Padding of masks.
-        test_size_divisor: Multiple that sides are padded to in testing.
+        bgr_to_rgb: Whether to turn BGR into RGB.
+        rgb_to_bgr: Whether to turn RGB into BGR.
+        batch_augments: Augmentations of whole training batches.
+        test_cfg: Padding in testing, ``size`` or ``size_divisor``; None
+            pads sides to multiples of 32.
     """
 
     def __init__(
         self,
-        mean: list[float],
-        std: list[float],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         size: tuple[int, int] | None = None,
-        bgr_to_rgb: bool = True,
+        size_divisor: int | None = None,
         pad_val: float = 0,
         seg_pad_val: float = 255,
-        test_size_divisor: int = 32,
+        bgr_to_rgb: bool = False,
+        rgb_to_bgr: bool = False,
+        batch_augments: list[dict] | None = None,
+        test_cfg: dict | None = None,
     ) -> None:
         super().__init__(
             mean=mean,
             std=std,
             size=size,
-            size_divisor=None if size else test_size_divisor,
-            bgr_to_rgb=bgr_to_rgb,
+            size_divisor=size_divisor or (None if size else CELL),
             pad_val=pad_val,
             seg_pad_val=seg_pad_val,
-            test_cfg=dict(size_divisor=test_size_divisor),
+            bgr_to_rgb=bgr_to_rgb,
+            rgb_to_bgr=rgb_to_bgr,
+            batch_augments=batch_augments,
+            test_cfg=test_cfg or dict(size_divisor=CELL),
         )
 
     def forward(self, data: dict, training: bool = False) -> dict:
@@ -122,7 +138,12 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
         train_cfg: As for EncoderDecoder.
         test_cfg: As for EncoderDecoder.
         data_preprocessor: Use :class:`ScopeSegDataPreprocessor`.
+        pretrained: None, as mmseg's tools and base configs set it.
         init_cfg: mmengine's.
+
+    Raises:
+        ValueError: ``pretrained`` names weights, or see
+            :class:`EarlyExitMixin`.
     """
 
     task_head = 'decode_head'
@@ -140,8 +161,16 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
+        pretrained: str | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
+        if pretrained is not None:
+            raise ValueError(
+                f'pretrained={pretrained!r} is for backbones of mmseg; set '
+                'pretrained=None, and weights of this one with '
+                "backbone=dict(init_cfg=dict(type='Pretrained', "
+                'checkpoint=...))'
+            )
         super().__init__(
             backbone=backbone,
             decode_head=decode_head,

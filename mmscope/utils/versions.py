@@ -13,7 +13,7 @@ from packaging.version import Version
 
 # minimums only: an upper bound would refuse sets that work
 MINIMUM_VERSIONS = {
-    'torch': '2.4.0',
+    'torch': '2.6.0',
     'mmengine': '0.10.0',
     'mmcv': '2.1.0',
     'mmseg': '1.2.0',

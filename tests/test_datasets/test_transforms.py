@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from mmscope.datasets import CheckLabels, LoadChecked
+from mmscope.datasets import CheckLabels, LoadChecked, LoadMask
 from mmscope.registry import TRANSFORMS
 
 IMAGE = dict(type='LoadImageFromFile')
-MASK = dict(type='mmseg.LoadAnnotations', reduce_zero_label=True)
 
 
 def write_mask(path: Path, labels: list[int]) -> dict:
@@ -31,7 +30,7 @@ def test_good_files_load_as_ever(photo: Path, tmp_path: Path) -> None:
     image = LoadChecked(IMAGE).transform(dict(img_path=str(photo)))
     assert image['img'].shape == (64, 96, 3)
     results = write_mask(tmp_path / 'mask.png', [0, 1, 150, 255])
-    mask = LoadChecked(MASK, num_classes=150).transform(results)
+    mask = LoadMask(reduce_zero_label=True).transform(results)
     assert np.unique(mask['gt_seg_map']).tolist() == [0, 149, 255]
 
 
@@ -54,18 +53,12 @@ def test_corrupt_mask_is_named(tmp_path: Path) -> None:
     results = write_mask(path, [0, 1, 2])
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(OSError, match=f"seg_map_path': '{path}.*corrupt"):
-        LoadChecked(MASK, num_classes=150).transform(results)
+        LoadMask().transform(results)
 
 
-def test_labels_beyond_the_classes_are_named(tmp_path: Path) -> None:
-    path = tmp_path / 'mask.png'
-    results = write_mask(path, [0, 3, 5, 9, 255])
-    with pytest.raises(
-        ValueError,
-        match=rf'{path} has the labels \[4, 8\], allowed are 0 to 3 and 255',
-    ):
-        LoadChecked(MASK, num_classes=4).transform(results)
-    LoadChecked(MASK).transform(write_mask(path, [0, 9]))
+def test_samples_without_a_mask_are_not_loaded() -> None:
+    results = dict(img_path='photo.jpg')
+    assert LoadMask()(results) is results
 
 
 def load_pair(folder: Path, mask: np.ndarray, orientation: int = 1) -> dict:

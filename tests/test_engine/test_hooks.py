@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from run_hooks import Before, Recorder
 
 from mmscope.engine import AlphaScheduleHook
-from mmscope.engine.hooks import random_state, set_random_state
+from mmscope.engine.checkpoint_hooks import random_state, set_random_state
 from mmscope.utils.checkpoint import read_state_dict
 
 SCHEDULE = """

@@ -1,5 +1,6 @@
 """An interrupted run goes on as if nothing had happened."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def assert_same_state(one: Path, other: Path) -> None:
     first, second = (
         dict(leaves({part: state[part] for part in parts}))
         for state in (
-            torch.load(path, weights_only=False) for path in (one, other)
+            torch.load(path, weights_only=True) for path in (one, other)
         )
     )
     assert first.keys() == second.keys()
@@ -52,8 +53,11 @@ def test_interrupted_run_goes_on_exactly(
     before, after = Recorder(), Recorder()
     with pytest.raises(KeyboardInterrupt):
         train(tiny_config(), tmp_path, before, Before(7, interrupt))
-    train(tiny_config(), tmp_path, after, resume='auto')
+    resumed = train(tiny_config(), tmp_path, after, resume='auto')
     assert list(after.losses) == [5, 6, 7, 8, 9]
+    # mmengine's logs go on, too, though they are saved as plain data
+    log = resumed.message_hub.log_scalars['train/loss']
+    assert len(log.data[0]) == 9
     for part in (before, after):
         assert part.losses == {i: whole.losses[i] for i in part.losses}
         assert part.alphas == {i: whole.alphas[i] for i in part.alphas}
@@ -70,3 +74,58 @@ def test_resumption_after_the_change_of_alpha(
     assert after.alphas == {9: 0.8}
     assert after.losses == {9: whole.losses[9]}
     assert_same_state(whole_dir / 'iter_9.pth', tmp_path / 'iter_9.pth')
+
+
+EPOCHS = """
+train_cfg = dict(
+    _delete_=True,
+    type='EpochBasedTrainLoop',
+    max_epochs=3,
+    val_interval=1,
+)
+train_dataloader.update(
+    batch_size=6, sampler=dict(type='DefaultSampler', shuffle=True)
+)
+default_hooks['checkpoint'] = dict(by_epoch=True, interval=1, save_best=None)
+"""
+
+
+def test_loop_over_epochs_goes_on_exactly(
+    train, tiny_config, tmp_path
+) -> None:
+    """With dropout and drop path, which draw from torch's generator."""
+    whole, before, after = Recorder(), Recorder(), Recorder()
+    config = tiny_config(EPOCHS)
+    train(config, tmp_path / 'whole', whole)
+    work_dir = tmp_path / 'cut'
+    with pytest.raises(KeyboardInterrupt):
+        train(config, work_dir, before, Before(4, interrupt))
+    train(config, work_dir, after, resume='auto')
+    assert list(whole.losses) == [1, 2, 3, 4, 5, 6]
+    assert list(after.losses) == [3, 4, 5, 6]
+    for part in (before, after):
+        assert part.losses == {i: whole.losses[i] for i in part.losses}
+    last = [f / 'epoch_3.pth' for f in (tmp_path / 'whole', work_dir)]
+    assert_same_state(*last)
+
+
+def test_a_moved_work_dir_is_resumed(
+    train, tiny_config, tmp_path, whole_run
+) -> None:
+    """last_checkpoint names the place that the checkpoint had before."""
+    work_dir, after = tmp_path / 'moved', Recorder()
+    shutil.copytree(whole_run[0], work_dir)
+    (work_dir / 'last_checkpoint').write_text('/gone/iter_8.pth')
+    train(tiny_config(), work_dir, after, resume='auto')
+    assert list(after.losses) == [9]
+    (work_dir / 'last_checkpoint').write_text('/gone/iter_7.pth')
+    with pytest.raises(FileNotFoundError, match='names /gone/iter_7.pth, and'):
+        train(tiny_config(), work_dir, resume='auto')
+
+
+def test_checkpoints_hold_plain_data_alone(whole_run) -> None:
+    """torch reads them by its own list of what is safe."""
+    state = torch.load(whole_run[0] / 'iter_8.pth', weights_only=True)
+    assert state['meta']['iter'] == 8
+    kinds = {type(value) for _, value in leaves(state)}
+    assert kinds <= {torch.Tensor, int, float, bool, str, type(None)}

@@ -36,7 +36,7 @@ model = dict(
         ]
     ),
     backbone=dict(
-        arch=dict(_delete_=True, embed_dims=32, num_layers=4, d_state=4),
+        arch=dict(embed_dims=32, num_layers=4, d_state=4),
         img_size=96,
         out_indices=(3,),
         exit_head=dict(num_classes={classes}),
@@ -313,7 +313,7 @@ OTHER_CLASSES = (
             ValueError,
             r"{} is no COCO annotation file.*lacks \['annotations', 'cat",
         ),
-        (cut_image, '', OSError, "(?s)img_path': '{}'.*corrupt or missing"),
+        (cut_image, '', AssertionError, 'failed to load image: {}'),
         (
             no_evaluator,
             OTHER_FILE,

@@ -3,10 +3,12 @@ data_root = 'data/ade/ADEChallengeData2016'
 crop_size = (512, 512)
 
 load_image = dict(type='LoadImageFromFile')
-load_mask = dict(type='LoadAnnotations')
+load_mask = dict(type='mmscope.LoadMask')
+check_labels = dict(type='mmscope.CheckLabels', num_classes=150)
 train_pipeline = [
     load_image,
     load_mask,
+    check_labels,
     dict(
         type='RandomResize',
         scale=(2048, 512),
@@ -23,6 +25,7 @@ test_pipeline = [
     load_image,
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
     load_mask,
+    check_labels,
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
