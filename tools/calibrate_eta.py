@@ -7,20 +7,25 @@ was trained on make it surer than it will be: leave some out if you can.
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import mmengine
 import numpy as np
 from mmengine.config import DictAction
+from mmengine.runner import Runner
 from rich.console import Console
 
-from mmscope.datasets.subset import spread_out
-from mmscope.evaluation.task_metric import find_task_metric
+from mmscope.datasets.subset import spread
+from mmscope.evaluation.task_metric import TaskMetric, find_task_metric
 from mmscope.exits import (
+    BUDGETS,
     AnswerCache,
+    ExitAnswers,
     calibrate_eta,
     collect_answers,
     count_gflops,
+    device_name,
     measure_fps,
 )
 from mmscope.exits.runs import build_exit_runner, write_child_config
@@ -61,12 +66,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     console = Console()
-    given = {
-        name: getattr(args, name)
-        for name in ('exit_rate', 'gflops', 'fps', 'max_drop')
-    }
+    given = {name: getattr(args, name) for name in BUDGETS}
     budget, value = next((k, v) for k, v in given.items() if v is not None)
-
     runner = build_exit_runner(
         args.config,
         args.checkpoint,
@@ -75,64 +76,72 @@ def main() -> None:
         calibration=True,
     )
     out_dir = Path(args.out_dir or Path(runner.cfg.work_dir) / 'calibration')
-    loader = runner.test_loop.dataloader
-    spread_out(loader.dataset, args.num_images)
     metric = find_task_metric(runner.test_evaluator.metrics)
-    answers = collect_answers(
-        runner.model,
-        loader,
-        metric,
-        AnswerCache.of_run(
-            out_dir / f'{len(loader.dataset)}-images',
-            runner.cfg,
-            args.checkpoint,
-        ),
-        cost=count_gflops(runner.model),
-    )['model']
+    answers = answer(args, runner, metric, out_dir)
     found = calibrate_eta(answers, metric, budget, value)
-    expected = {k: v for k, v in found.expected.items() if np.isfinite(v)}
     console.print(
         f'eta = {found.eta:.4f} ({found.low:.4f} to {found.high:.4f} for nine '
         f'of ten resamplings of these {len(answers)} images)'
     )
-
-    runner = build_exit_runner(
-        args.config, args.checkpoint, args.out_dir, args.cfg_options
-    )
-    runner.model.backbone.eta = found.eta
-    realised = runner.test()
-    if budget == 'fps':
-        realised['fps'] = measure_fps(
-            runner.model, runner.test_loop.dataloader, found.eta
-        )
     config = write_child_config(
         out_dir / f'{Path(args.config).stem}_eta.py',
         args.config,
-        f'model = dict(backbone=dict(eta={found.eta!r}))',
+        {'model.backbone.eta': found.eta},
         f'eta for {budget}={value:g}, from tools/calibrate_eta.py',
-    )
-    mmengine.dump(
-        dict(
-            budget={budget: value},
-            eta=found.eta,
-            low=found.low,
-            high=found.high,
-            images=len(answers),
-            expected=expected,
-            validation={k: float(v) for k, v in realised.items()},
-        ),
-        out_dir / 'calibration.json',
-        indent=2,
-    )
-    console.print(
-        f'asked for {budget} = {value:g}; expected '
-        + ', '.join(f'{k} {v:.4g}' for k, v in expected.items())
-    )
-    console.print(
-        'on validation: '
-        + ', '.join(f'{k} {v:.4g}' for k, v in realised.items())
+        args.cfg_options,
     )
     console.print(f'config with this eta: {os.path.relpath(config)}')
+    expected = {k: v for k, v in found.expected.items() if np.isfinite(v)}
+    record = dict(
+        budget={budget: value},
+        eta=found.eta,
+        low=found.low,
+        high=found.high,
+        images=len(answers),
+        expected=expected,
+    )
+    path = out_dir / 'calibration.json'
+    # what took long is written before validation may fail
+    mmengine.dump(record, path, indent=2)
+    realised = validate(config, args.checkpoint, budget == 'fps')
+    mmengine.dump(dict(record, validation=realised), path, indent=2)
+    console.print(
+        f'asked for {budget} = {value:g}; expected {figures(expected)}'
+    )
+    console.print(f'on validation: {figures(realised)}')
+
+
+def answer(
+    args: argparse.Namespace, runner: Runner, metric: TaskMetric, out_dir: Path
+) -> ExitAnswers:
+    model, loader = runner.model, runner.test_loop.dataloader
+    return collect_answers(
+        model,
+        loader,
+        metric,
+        AnswerCache.of_run(
+            out_dir, runner.cfg, args.checkpoint, device_name(model)
+        ),
+        cost=count_gflops(model),
+        indices=spread(len(loader.dataset), args.num_images),
+    )['model']
+
+
+def validate(config: Path, checkpoint: str, timed: bool) -> dict[str, float]:
+    # a Runner writes its config, by the same name, into its work dir
+    work_dir = config.parent / 'validation'
+    runner = build_exit_runner(str(config), checkpoint, str(work_dir))
+    realised = {k: float(v) for k, v in runner.test().items()}
+    if timed:
+        model = runner.model
+        realised['fps'] = measure_fps(
+            model, runner.test_loop.dataloader, model.backbone.eta
+        )
+    return realised
+
+
+def figures(values: Mapping[str, float]) -> str:
+    return ', '.join(f'{key} {value:.4g}' for key, value in values.items())
 
 
 if __name__ == '__main__':

@@ -10,18 +10,27 @@ from pathlib import Path
 import mmengine
 import numpy as np
 from mmengine.config import DictAction
+from mmengine.runner import Runner
 from rich.console import Console
 
-from mmscope.evaluation.task_metric import find_task_metric
+from mmscope.evaluation.task_metric import TaskMetric, find_task_metric
 from mmscope.exits import (
     AnswerCache,
+    ExitAnswers,
     collect_answers,
     count_gflops,
+    device_name,
     measure_fps,
 )
+from mmscope.exits.collect import slides
 from mmscope.exits.plots import plot_stages, plot_sweep
-from mmscope.exits.replay import TOLERANCE, auroc_text, share_text
-from mmscope.exits.report import report_sweep, sweep_table
+from mmscope.exits.replay import TOLERANCE
+from mmscope.exits.report import (
+    SweepReport,
+    quality_text,
+    report_sweep,
+    sweep_table,
+)
 from mmscope.exits.runs import build_exit_runner
 from mmscope.models.exit_policies import POLICIES, build_policy
 from mmscope.visualization import draw_scope, picture_scope
@@ -29,12 +38,19 @@ from mmscope.visualization import draw_scope, picture_scope
 ETAS = (0.0, *np.arange(0.5, 1.0, 0.025).round(3), 1.0)
 
 
+def threshold(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'{text} is not in [0, 1]')
+    return value
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
-        '--eta', type=float, nargs='+', default=ETAS, help='thresholds'
+        '--eta', type=threshold, nargs='+', default=ETAS, help='thresholds'
     )
     parser.add_argument('--out-dir', help='folder for what is written')
     parser.add_argument(
@@ -46,11 +62,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--measure',
-        type=float,
+        type=threshold,
         nargs='+',
         default=[],
         metavar='ETA',
-        help='thresholds to run for real and time',
+        help='thresholds to run for real and time, beside those of --eta',
     )
     parser.add_argument(
         '--tolerance',
@@ -78,47 +94,79 @@ def main() -> None:
     runner = build_exit_runner(
         args.config, args.checkpoint, args.out_dir, args.cfg_options
     )
-    model, cfg = runner.model, runner.cfg
-    out_dir = Path(args.out_dir or Path(cfg.work_dir) / 'sweep')
-    loader = runner.test_loop.dataloader
+    out_dir = Path(args.out_dir or Path(runner.cfg.work_dir) / 'sweep')
     metric = find_task_metric(runner.test_evaluator.metrics)
-    by_policy = collect_answers(
-        model,
-        loader,
-        metric,
-        AnswerCache.of_run(out_dir, cfg, args.checkpoint),
-        {name: build_policy(name) for name in args.policies},
-        count_gflops(model),
-    )
+    by_policy = answer(args, runner, metric, out_dir)
+    answers = by_policy['model']
     report = report_sweep(
-        by_policy, metric, args.eta, args.tolerance, args.draws
+        by_policy,
+        metric,
+        {*args.eta, *args.measure},
+        args.tolerance,
+        args.draws,
     )
-    for record in report.sweep:
-        if record['eta'] in args.measure:
-            record['fps_measured'] = measure_fps(model, loader, record['eta'])
+    # what took long is written before anything else may fail
+    report.write(out_dir)
+    mmengine.dump(answers.quality_drops(), out_dir / 'losses.json')
+    if args.measure:
+        measure(args, runner, report)
+        report.write(out_dir)
 
     console = Console()
     console.print(sweep_table(report.sweep, metric.main))
-    for name, values in report.quality.items():
-        console.print(
-            f'{name}: AUROC of "the coarse answer is as good as the fine one '
-            f'(within {args.tolerance:g} points)" '
-            f'{auroc_text(values["auroc"])}; '
-            f'{share_text(values["share_of_oracle"])}'
-        )
-    report.write(out_dir)
-    mmengine.dump(by_policy['model'].losses(), out_dir / 'losses.json')
-    score = metric.main or 'score'
-    plot_sweep(report.sweep, report.curves, out_dir / 'sweep.png', score)
+    console.print(quality_text(report.quality, args.tolerance))
+    plot_sweep(report.sweep, report.curves, out_dir / 'sweep.png', metric.main)
     plot_stages(report.stages, report.sweep, out_dir / 'stages.png')
-    if args.num_pictures:
-        dataset = loader.dataset
-        runner.visualizer.dataset_meta = dataset.metainfo
-        chosen = by_policy['model'].spread(args.num_pictures)
-        items = (dataset[i] for i in chosen)
-        pictures = picture_scope(model, items, runner.visualizer, metric)
-        draw_scope(pictures, model.backbone.eta, out_dir / 'pictures.png')
+    if args.num_pictures and slides(runner.model):
+        console.print(
+            "no pictures.png: with test_cfg.mode='slide' each window has "
+            'cells and a decision of its own'
+        )
+    elif args.num_pictures:
+        draw(args, runner, metric, answers, out_dir)
     console.print(f'written to {out_dir}')
+
+
+def answer(
+    args: argparse.Namespace, runner: Runner, metric: TaskMetric, out_dir: Path
+) -> dict[str, ExitAnswers]:
+    model = runner.model
+    return collect_answers(
+        model,
+        runner.test_loop.dataloader,
+        metric,
+        AnswerCache.of_run(
+            out_dir, runner.cfg, args.checkpoint, device_name(model)
+        ),
+        {name: build_policy(name) for name in args.policies},
+        count_gflops(model),
+    )
+
+
+def measure(
+    args: argparse.Namespace, runner: Runner, report: SweepReport
+) -> None:
+    loader = runner.test_loop.dataloader
+    for record in report.sweep:
+        if record['eta'] in args.measure:
+            record['fps_measured'] = measure_fps(
+                runner.model, loader, record['eta']
+            )
+
+
+def draw(
+    args: argparse.Namespace,
+    runner: Runner,
+    metric: TaskMetric,
+    answers: ExitAnswers,
+    out_dir: Path,
+) -> None:
+    model, dataset = runner.model, runner.test_loop.dataloader.dataset
+    runner.visualizer.dataset_meta = dataset.metainfo
+    chosen = answers.from_sure_to_unsure(args.num_pictures)
+    items = (dataset[i] for i in chosen)
+    pictures = picture_scope(model, items, runner.visualizer, metric)
+    draw_scope(pictures, model.backbone.eta, out_dir / 'pictures.png')
 
 
 if __name__ == '__main__':

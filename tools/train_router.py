@@ -69,8 +69,9 @@ def main() -> None:
     config = write_child_config(
         out_dir / f'{Path(args.config).stem}_router.py',
         args.config,
-        f'model = dict(backbone=dict(exit_policy={policy!r}))',
+        {'model.backbone.exit_policy': policy},
         f'exit policy of {checkpoint.name}, from tools/train_router.py',
+        args.cfg_options,
     )
     Console().print(
         f'fitted on {fit.images} images; on others, AUROC '

@@ -91,7 +91,7 @@ def draw_validation(
     )
     dataset = loader.dataset
     runner.visualizer.dataset_meta = dataset.metainfo
-    chosen = answers.spread(args.num_images)
+    chosen = answers.from_sure_to_unsure(args.num_images)
     items = (dataset[i] for i in track(chosen, 'Images'))
     pictures = picture_scope(model, items, runner.visualizer, metric)
     return pictures, model.backbone.eta if args.eta is None else args.eta

@@ -1,5 +1,6 @@
 """COCO's average precision of any choice among answers, matched once."""
 
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,28 @@ from pycocotools.cocoeval import COCOeval
 
 # what COCOeval.accumulate reads of a match
 USED = ('dtScores', 'dtMatches', 'dtIgnore', 'gtIgnore')
+
+
+# What has no public name, and why it is needed all the same: CocoMetric reads
+# its ann_file once into ``_coco_api`` and does not keep the file's name, and
+# COCOeval.accumulate wants the ``_paramsEval`` of a call of evaluate(), which
+# is the very work that is not to be done again.
+
+
+def ground_truth(metric: BaseMetric) -> COCO | None:
+    """The content of a CocoMetric's ``ann_file``, None without one."""
+    return metric._coco_api
+
+
+def forget_ground_truth(metric: BaseMetric) -> None:
+    """Let a CocoMetric without ``ann_file`` read its entries' anew."""
+    metric._coco_api = metric.cat_ids = None
+
+
+def as_evaluated(judge: COCOeval) -> COCOeval:
+    """Tell an evaluation that its ``evalImgs`` are complete."""
+    judge._paramsEval = judge.params
+    return judge
 
 
 class CocoEntry(NamedTuple):
@@ -77,25 +100,24 @@ class CocoMatcher:
             entries: Of :meth:`match`; an image may come more than once.
 
         Returns:
-            In [0, 1], or -1 where there is nothing to find.
+            In [0, 1], or NaN where there is nothing to find.
         """
         judge = self._judge()
         judge.params.imgIds = list(range(len(entries)))
         judge.evalImgs = [
-            entry.matches.get(index)
+            matches.get(index)
             for index in range(len(judge.params.catIds))
-            for entry in entries
+            for *_, matches in entries
         ]
-        judge._paramsEval = judge.params
-        judge.accumulate()
+        as_evaluated(judge).accumulate()
         precision = judge.eval['precision']
         known = precision[precision > -1]
-        return float(known.mean()) if known.size else -1.0
+        return float(known.mean()) if known.size else math.nan
 
     def _judge(self, found: list[dict] | None = None) -> COCOeval:
         """An evaluation of these answers, or of none yet."""
         metric = self.metric
-        truth = metric._coco_api
+        truth = ground_truth(metric)
         if metric.cat_ids is None:
             metric.cat_ids = truth.get_cat_ids(
                 cat_names=metric.dataset_meta['classes']
@@ -116,7 +138,9 @@ class CocoMatcher:
         with tempfile.TemporaryDirectory() as folder:
             files = self.metric.results2json(found, str(Path(folder) / 'all'))
             results = load(files[self.kind])
-        return self.metric._coco_api.loadRes(results) if results else COCO()
+        if not results:
+            return COCO()
+        return ground_truth(self.metric).loadRes(results)
 
 
 def with_a_detection(

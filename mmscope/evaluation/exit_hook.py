@@ -7,17 +7,18 @@ from mmengine.runner import Runner
 from mmscope.registry import HOOKS
 
 from .exit_metric import ExitMetric
+from .task_metric import why_no_main_score
 
 
 @HOOKS.register_module()
 class ExitStatisticsHook(Hook):
     """Let ExitMetric and the task's metric work side by side.
 
-    In testing, ExitMetric judges exited and refined images by the metric
-    that stands beside it in ``test_evaluator``. In validation, exit
-    statistics alone are no metrics: mmdet gives no AP where nothing was
-    found, as early in training, and mmengine's CheckpointHook then looks in
-    vain for the score that chooses the best checkpoint.
+    In testing, ExitMetric judges exited and refined images by the first
+    metric beside it in ``test_evaluator`` whose main score is known. In
+    validation, exit statistics alone are no metrics: mmdet gives no AP where
+    nothing was found, as early in training, and mmengine's CheckpointHook
+    then looks in vain for the score that chooses the best checkpoint.
     """
 
     priority = 'VERY_HIGH'
@@ -25,7 +26,7 @@ class ExitStatisticsHook(Hook):
     def before_test_epoch(self, runner: Runner) -> None:
         """Hand the task's metric to ExitMetric."""
         metrics = runner.test_loop.evaluator.metrics
-        tasks = [m for m in metrics if not isinstance(m, ExitMetric)]
+        tasks = [m for m in metrics if why_no_main_score(m) is None]
         for metric in _exit_metrics(metrics):
             if metric.task is None and tasks:
                 metric.judge_by(tasks[0])

@@ -155,7 +155,9 @@ class ExitMetric(BaseMetric):
             ):
                 if len(rows):
                     entries = [results[i].entry for i in rows]
-                    metrics[name] = self.task.main_score(entries)
+                    score = self.task.main_score(entries)
+                    if np.isfinite(score):  # there is something to find
+                        metrics[name] = score
         if all(r.coarse_quality is not None for r in results) and not any(
             exited
         ):

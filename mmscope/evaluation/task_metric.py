@@ -5,13 +5,26 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
 
 Entry = Any
+
+
+class MainScore(NamedTuple):
+    """The score of a metric that curves show and budgets are about.
+
+    Attributes:
+        name: Its key among the metric's scores.
+        points: Points of 0 to 100 in one unit of it: 1 for percent, 100 for
+            shares.
+    """
+
+    name: str
+    points: float
 
 
 class TaskMetric:
@@ -23,24 +36,33 @@ class TaskMetric:
     gives, by the metric's own code.
 
     Args:
-        metric: IoUMetric, CocoMetric, Accuracy, or another metric that
-            appends one entry for each image.
+        metric: Metric that ``MAIN_SCORES`` knows, or one derived from it,
+            which appends one entry for each image.
 
     Attributes:
         main: Name of the score that curves show.
+
+    Raises:
+        ValueError: the metric is not known, or gives no scores.
     """
 
     def __init__(self, metric: BaseMetric) -> None:
+        if reason := why_no_main_score(metric):
+            raise ValueError(reason)
+        kind = known_kind(metric)
         self.metric = metric
-        kind = type(metric).__name__
-        self.main = MAIN_SCORES.get(kind, lambda _: '')(metric)
+        self.main, self._points = MAIN_SCORES[kind](metric)
         self._own_quality = QUALITIES.get(kind)
+        self._has_objects = HAS_OBJECTS.get(kind, lambda _: True)
         self._matcher = None
-        if kind == 'CocoMetric' and metric._coco_api is not None:
+        self._keeps_truth = False
+        if kind == 'CocoMetric':
             # pycocotools is there where CocoMetric is
-            from .coco_matches import CocoMatcher
+            from .coco_matches import CocoMatcher, ground_truth
 
-            self._matcher = CocoMatcher(metric)
+            self._keeps_truth = ground_truth(metric) is not None
+            if self._keeps_truth:
+                self._matcher = CocoMatcher(metric)
 
     def entries(self, samples: Sequence[BaseDataElement]) -> list[Entry]:
         """Judge predictions, one entry for each.
@@ -60,7 +82,7 @@ class TaskMetric:
             raise ValueError(
                 f'{type(self.metric).__name__} keeps {len(entries)} results '
                 f'of {len(samples)} images, so that the answers cannot be '
-                'exchanged; use IoUMetric, CocoMetric or Accuracy'
+                f'exchanged; use one of {sorted(MAIN_SCORES)}'
             )
         if self._matcher is None:
             return entries
@@ -69,27 +91,38 @@ class TaskMetric:
 
     def score(self, entries: Sequence[Entry]) -> dict[str, float]:
         """Compute the metric's scores on one entry for each image."""
-        if hasattr(self.metric, 'img_ids'):  # COCO: judge these images only
-            from .coco_matches import with_a_detection
-
-            entries = with_a_detection([entry[:2] for entry in entries])
-            self.metric.img_ids = [truth['img_id'] for truth, _ in entries]
-        with _silence():
-            scores = self.metric.compute_metrics(list(entries))
+        entries = list(entries)
+        with _silence(), self._judging(entries) as judged:
+            scores = self.metric.compute_metrics(judged)
         return {name: float(value) for name, value in scores.items()}
 
     def main_score(self, entries: Sequence[Entry]) -> float:
-        """Compute the score that curves show, in percent."""
+        """Compute the score that curves show, in points of 0 to 100.
+
+        Returns:
+            NaN where there is nothing to find.
+
+        Raises:
+            ValueError: the metric does not give it.
+        """
+        if not any(map(self._has_objects, entries)):
+            return math.nan
         if self._matcher is not None:
             with _silence():
                 return 100 * self._matcher.average_precision(entries)
         scores = self.score(entries)
-        name = self.main or next(iter(scores))
-        shares = type(self.metric).__name__ == 'CocoMetric'
-        return 100 * scores[name] if shares else scores[name]
+        if self.main not in scores:
+            raise ValueError(
+                f'{type(self.metric).__name__} gives {sorted(scores)} and no '
+                f'{self.main}; add it to '
+                'mmscope.evaluation.task_metric.MAIN_SCORES'
+            )
+        score = self._points * scores[self.main]
+        # pycocotools says -1 where there is nothing to find
+        return score if score >= 0 else math.nan
 
     def quality(self, entry: Entry) -> float:
-        """How good the answer to one image is, in percent.
+        """How good the answer to one image is, in points of 0 to 100.
 
         Mean IoU over the classes predicted or present, AP on this image, or
         0 and 100 for classification. An image with nothing to find scores
@@ -98,8 +131,23 @@ class TaskMetric:
         if self._own_quality is not None:
             return self._own_quality(entry)
         value = self.main_score([entry])
-        # pycocotools says -1 where there is nothing to find
-        return value if value >= 0 and not math.isnan(value) else 100.0
+        return 100.0 if math.isnan(value) else value
+
+    @contextlib.contextmanager
+    def _judging(self, entries: list[Entry]) -> Iterator[list[Entry]]:
+        """Let a metric of COCO judge these images only, as it takes them."""
+        if not hasattr(self.metric, 'img_ids'):
+            yield entries
+            return
+        from .coco_matches import forget_ground_truth, with_a_detection
+
+        entries = with_a_detection([entry[:2] for entry in entries])
+        self.metric.img_ids = [truth['img_id'] for truth, _ in entries]
+        try:
+            yield entries
+        finally:
+            if not self._keeps_truth:
+                forget_ground_truth(self.metric)
 
 
 def _mean_iou(entry: Entry) -> float:
@@ -111,27 +159,82 @@ def _mean_iou(entry: Entry) -> float:
     return 100 * float((intersection[seen] / union[seen]).mean())
 
 
-# how a metric's main score is named, and a faster way to judge one image
-MAIN_SCORES: dict[str, Callable[[BaseMetric], str]] = {
-    'IoUMetric': lambda _: 'mIoU',
-    'CocoMetric': lambda m: 'segm_mAP' if 'segm' in m.metrics else 'bbox_mAP',
-    'Accuracy': lambda _: 'top1',
+def _coco_score(metric: BaseMetric) -> MainScore:
+    for kind in ('segm', 'bbox'):
+        if kind in metric.metrics:
+            return MainScore(f'{kind}_mAP', 100)
+    raise ValueError(
+        f"CocoMetric has metric={metric.metrics}; add 'bbox' or 'segm', which "
+        'can be computed of any choice among answers'
+    )
+
+
+def _voc_score(metric: BaseMetric) -> MainScore:
+    if metric.metric != 'mAP':
+        raise ValueError(
+            f"VOCMetric has metric={metric.metric!r}; set metric='mAP'"
+        )
+    return MainScore('mAP', 100)
+
+
+# by the metric's class or the nearest one that it derives from
+MAIN_SCORES: dict[str, Callable[[BaseMetric], MainScore]] = {
+    'IoUMetric': lambda m: MainScore(m.metrics[0], 1),
+    'CocoMetric': _coco_score,
+    'VOCMetric': _voc_score,
+    'Accuracy': lambda m: MainScore(f'top{m.topk[0]}', 1),
 }
+# a faster way to judge one image
 QUALITIES: dict[str, Callable[[Entry], float]] = {'IoUMetric': _mean_iou}
+# whether an image shows any, where the metric gives 0 to those that do not
+HAS_OBJECTS: dict[str, Callable[[Entry], bool]] = {
+    'VOCMetric': lambda entry: len(entry[0]['labels']) > 0
+}
+
+
+def known_kind(metric: BaseMetric) -> str | None:
+    """The key of ``MAIN_SCORES`` that a metric goes by, None without."""
+    names = (kind.__name__ for kind in type(metric).__mro__)
+    return next((name for name in names if name in MAIN_SCORES), None)
+
+
+def why_no_main_score(metric: BaseMetric) -> str | None:
+    """Why answers cannot be compared by a metric, None if they can."""
+    name = type(metric).__name__
+    if known_kind(metric) is None:
+        return (
+            f'nothing says which score of {name} is the main one and whether '
+            f'it is a share or in percent: use one of {sorted(MAIN_SCORES)}, '
+            f'derive from it, or add {name} to '
+            'mmscope.evaluation.task_metric.MAIN_SCORES'
+        )
+    if getattr(metric, 'format_only', False):
+        return (
+            f'{name} has format_only=True, so that it gives no scores: set '
+            'format_only=False, which needs ground truth'
+        )
+    return None
 
 
 def find_task_metric(metrics: Sequence[BaseMetric]) -> TaskMetric:
     """Take the task's metric out of an evaluator's.
 
+    Args:
+        metrics: Metrics of an evaluator; the first that ``MAIN_SCORES``
+            knows is taken.
+
     Raises:
-        ValueError: there is none beside the exit statistics.
+        ValueError: there is none.
     """
+    names = [type(metric).__name__ for metric in metrics]
     for metric in metrics:
-        if type(metric).__name__ != 'ExitMetric':
+        if known_kind(metric) is not None:
             return TaskMetric(metric)
     raise ValueError(
-        'the config has no metric of a task; set test_evaluator, for example '
-        "to dict(type='IoUMetric')"
+        f'test_evaluator has {names}, and eta is chosen by one of '
+        f'{sorted(MAIN_SCORES)}; set it, for example to '
+        "[dict(type='IoUMetric')], or add yours to "
+        'mmscope.evaluation.task_metric.MAIN_SCORES'
     )
 
 

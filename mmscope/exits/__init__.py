@@ -1,15 +1,14 @@
-"""Measurements: the functions behind the tools."""
+"""Choosing eta: both answers collected, replayed, calibrated, reported."""
 
-from .answers import (
-    AnswerCache,
-    ExitAnswers,
-    ImageAnswers,
-    check_exits,
+from .answers import ExitAnswers, ImageAnswers
+from .cache import AnswerCache
+from .calibration import BUDGETS, BudgetError, Calibration, calibrate_eta
+from .collect import (
     collect_answers,
     count_gflops,
+    device_name,
     measure_fps,
 )
-from .calibration import BUDGETS, BudgetError, Calibration, calibrate_eta
 from .replay import (
     confidence_curve,
     exit_auroc,
@@ -30,10 +29,10 @@ __all__ = [
     'ExitAnswers',
     'ImageAnswers',
     'calibrate_eta',
-    'check_exits',
     'collect_answers',
     'confidence_curve',
     'count_gflops',
+    'device_name',
     'exit_auroc',
     'measure_fps',
     'oracle_curve',

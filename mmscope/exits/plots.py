@@ -20,10 +20,10 @@ def plot_sweep(
     """Plot the score over the exit rate and, where counted, over GFLOPs.
 
     Args:
-        sweep: Of :func:`mmscope.exits.sweep_eta`; its ends are the points
-            "always exit" and "never exit".
-        curves: By name, 'exit_rate' and 'score' of other decisions: chance,
-            the oracle, other policies.
+        sweep: Records of :func:`mmscope.exits.sweep_eta`; its ends are the
+            points "always exit" and "never exit".
+        curves: Records with 'exit_rate' and 'score' of other decisions, by
+            name: chance, the oracle, other policies.
         path: Picture to write.
         score: Name of the score.
     """
@@ -39,9 +39,13 @@ def plot_sweep(
         style = CURVE_STYLES.get(name, OTHER_STYLES[len(first.lines) % 4])
         first.plot(rates, scores, style, label=name, linewidth=1.3)
         if 'deviation' in ordered[0]:
-            spread = np.array([r['deviation'] for r in ordered])
+            deviation = np.array([r['deviation'] for r in ordered])
             first.fill_between(
-                rates, scores - spread, scores + spread, color='C7', alpha=0.2
+                rates,
+                scores - deviation,
+                scores + deviation,
+                color='C7',
+                alpha=0.2,
             )
     _draw_sweep(first, sweep, 'exit_rate', 100)
     first.set_xlabel('images that exit early (%)')
@@ -91,8 +95,9 @@ def plot_stages(
     """Draw how many images end at each stage, right and wrong (Figure 8).
 
     Args:
-        stages: Of :func:`mmscope.exits.stage_counts`.
-        sweep: Of :func:`mmscope.exits.sweep_eta` at the same thresholds.
+        stages: Records of :func:`mmscope.exits.stage_counts`.
+        sweep: Records of :func:`mmscope.exits.sweep_eta` at the same
+            thresholds.
         path: Picture to write.
     """
     figure, axis = plt.subplots(figsize=(0.55 * len(stages) + 3, 4.4))

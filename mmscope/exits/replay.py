@@ -18,8 +18,18 @@ TOLERANCE = 5.0
 
 
 def replay(answers: ExitAnswers, eta: float) -> np.ndarray:
-    """Decide at a threshold as the backbone does, (N,) bool."""
-    return should_exit(torch.from_numpy(answers.confidence), eta).numpy()
+    """Decide at a threshold as the backbone does.
+
+    Returns:
+        Share of each image's windows that exit, (N,): 0 or 1 where images
+        are decided about as a whole.
+    """
+    # in float32, as the model compares
+    confidence = torch.from_numpy(np.concatenate(answers.windows)).float()
+    sizes = np.array([len(windows) for windows in answers.windows])
+    starts = np.append(0, np.cumsum(sizes)[:-1])
+    exited = should_exit(confidence, eta).numpy().astype(float)
+    return np.add.reduceat(exited, starts) / sizes
 
 
 def summarize(
@@ -29,8 +39,8 @@ def summarize(
 
     Args:
         answers: Both answers to N images.
-        metric: Judge of the answers.
-        exited: (N,) bool.
+        metric: Metric of the task.
+        exited: Share of each image's windows that exit, (N,).
 
     Returns:
         'exit_rate', 'score' (the metric's main one in percent), 'gflops' and
@@ -38,7 +48,8 @@ def summarize(
         times, and the metric's own scores.
     """
     rate = float(exited.mean())
-    cost = np.where(exited, *answers.gflops.T)
+    coarse, fine = answers.gflops.T
+    cost = fine + exited * (coarse - fine)
     fast, slow = np.median(answers.seconds, axis=0)
     chosen = answers.chosen(exited)
     return dict(
@@ -78,10 +89,10 @@ def random_curve(
 
     Args:
         answers: Both answers.
-        metric: Judge of the answers.
+        metric: Metric of the task.
         rates: Shares of images that exit.
-        num_draws: Draws to average over.
-        seed: Of the draws.
+        num_draws: Number of draws to average over.
+        seed: Seed of the draws.
 
     Returns:
         'exit_rate', 'score' and its 'deviation' over draws, for each rate.
@@ -110,13 +121,15 @@ def oracle_curve(
 ) -> list[Record]:
     """What exits of the images that lose least give.
 
-    Greedy by each image's own loss of quality: close to the best, which
+    Greedy by each image's own drop of quality: close to the best, which
     would need a search over subsets.
 
     Returns:
         'exit_rate' and 'score' for each rate.
     """
-    return confidence_curve(answers.judged_by(-answers.loss), metric, rates)
+    return confidence_curve(
+        answers.judged_by(-answers.quality_drop), metric, rates
+    )
 
 
 def confidence_curve(
@@ -147,27 +160,27 @@ def stage_counts(
     """Count where images end, and which of them were right to (Figure 8).
 
     A coarse answer is right if it is as good as the fine one; an image is
-    refined with reason if it is not.
+    refined with reason if it is not. An image of which some windows exit
+    counts in part for each.
 
     Returns:
         For each of ``etas``: 'eta', 'exited_right', 'exited_wrong',
         'refined_right', 'refined_wrong', and 'accuracy' of the decision.
     """
-    good = answers.loss <= tolerance
+    good = answers.quality_drop <= tolerance
     records = []
     for eta in etas:
         exited = replay(answers, eta)
-        right = exited == good
-        records.append(
-            dict(
-                eta=float(eta),
-                exited_right=int((exited & right).sum()),
-                exited_wrong=int((exited & ~right).sum()),
-                refined_right=int((~exited & right).sum()),
-                refined_wrong=int((~exited & ~right).sum()),
-                accuracy=float(right.mean()),
-            )
+        refined = 1 - exited
+        record = dict(
+            eta=float(eta),
+            exited_right=float(exited[good].sum()),
+            exited_wrong=float(exited[~good].sum()),
+            refined_right=float(refined[~good].sum()),
+            refined_wrong=float(refined[good].sum()),
         )
+        right = record['exited_right'] + record['refined_right']
+        records.append(dict(record, accuracy=right / len(answers)))
     return records
 
 
@@ -177,9 +190,9 @@ def share_of_oracle(
     """How much of the oracle's gain over chance a policy reaches.
 
     Args:
-        curve: Of the policy, at the same rates as the others.
-        random: Of chance.
-        oracle: Of the oracle.
+        curve: Scores of the policy, at the same rates as the others.
+        random: Scores of chance.
+        oracle: Scores of the oracle.
 
     Returns:
         Ratio of the areas above chance: 0 is chance, 1 the oracle, NaN where
@@ -206,7 +219,7 @@ def exit_auroc(answers: ExitAnswers, tolerance: float = TOLERANCE) -> float:
         answer is as good as the fine one has more confidence than one whose
         is not; NaN where there are none of either.
     """
-    return auroc(answers.confidence, answers.loss <= tolerance)
+    return auroc(answers.confidence, answers.quality_drop <= tolerance)
 
 
 def auroc_text(value: float) -> str:

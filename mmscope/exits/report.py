@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,15 +13,18 @@ from rich.table import Table
 
 from mmscope.evaluation.task_metric import TaskMetric
 
-from .answers import OWN_POLICY, ExitAnswers
+from .answers import ExitAnswers
+from .collect import OWN_POLICY
 from .replay import (
     TOLERANCE,
     Record,
+    auroc_text,
     confidence_curve,
     exit_auroc,
     oracle_curve,
     random_curve,
     share_of_oracle,
+    share_text,
     stage_counts,
     sweep_eta,
 )
@@ -43,12 +46,12 @@ class SweepReport:
     """What the thresholds and the exit policies of a model give.
 
     Attributes:
-        sweep: By eta, of :func:`sweep_eta`.
-        curves: Over the exit rate: 'oracle', 'random', and each policy
-            beside the model's own.
-        stages: By eta, of :func:`stage_counts`.
-        quality: 'auroc' and 'share_of_oracle' of each policy, the model's
-            own by the name 'model'.
+        sweep: Records of :func:`sweep_eta`, by eta.
+        curves: Scores over the exit rate of 'oracle', 'random', and each
+            policy beside the model's own.
+        stages: Records of :func:`stage_counts`, by eta.
+        quality: Figures 'auroc' and 'share_of_oracle' of each policy, the
+            model's own by the name 'model'.
     """
 
     sweep: list[Record]
@@ -58,6 +61,7 @@ class SweepReport:
 
     def write(self, folder: Path) -> None:
         """Write sweep.json and sweep.csv."""
+        folder.mkdir(parents=True, exist_ok=True)
         mmengine.dump(asdict(self), folder / 'sweep.json', indent=2)
         write_csv(self.sweep, folder / 'sweep.csv')
 
@@ -65,18 +69,18 @@ class SweepReport:
 def report_sweep(
     by_policy: Mapping[str, ExitAnswers],
     metric: TaskMetric,
-    etas: Sequence[float],
+    etas: Collection[float],
     tolerance: float = TOLERANCE,
     num_draws: int = 20,
 ) -> SweepReport:
     """Replay thresholds and compare policies.
 
     Args:
-        by_policy: Of :func:`collect_answers`.
-        metric: Judge of the answers.
+        by_policy: Answers of :func:`collect_answers`.
+        metric: Metric of the task.
         etas: Thresholds.
         tolerance: Points that a coarse answer "as good" may lack.
-        num_draws: Random exits to average over.
+        num_draws: Number of random exits to average over.
     """
     answers = by_policy[OWN_POLICY]
     curves: dict[str, list[Record]] = {
@@ -118,7 +122,7 @@ def sweep_table(
     """Table of :func:`mmscope.exits.sweep_eta`.
 
     Args:
-        sweep: Its records.
+        sweep: Records, one for each eta.
         score: Name of the metric's main score.
     """
     columns = {
@@ -133,6 +137,21 @@ def sweep_table(
             *(f'{record[key]:.4g}' if key in record else '' for key in columns)
         )
     return table
+
+
+def quality_text(quality: Mapping[str, Record], tolerance: float) -> str:
+    """Say how well each policy decides, one line for each.
+
+    Args:
+        quality: Figures of :class:`SweepReport`.
+        tolerance: Points that a coarse answer "as good" may lack.
+    """
+    return '\n'.join(
+        f'{name}: AUROC of "the coarse answer is as good as the fine one '
+        f'(within {tolerance:g} points)" {auroc_text(values["auroc"])}; '
+        f'{share_text(values["share_of_oracle"])}'
+        for name, values in quality.items()
+    )
 
 
 def write_csv(

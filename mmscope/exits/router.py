@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 
 from mmscope.evaluation.exit_statistics import auroc
 from mmscope.evaluation.task_metric import TaskMetric
-from mmscope.models import exit_settings
-from mmscope.models.exit_policies import Evidence, ExitPolicy, LearnedRouter
+from mmscope.models import collect_passes, exit_settings, require_exits
+from mmscope.models.exit_policies import LearnedRouter
 
-from .answers import check_exits, collect_answers
+from .collect import collect_answers, slides
 
 LEARNING_RATE, WEIGHT_DECAY, STEPS, HELD_OUT = 3e-3, 1e-2, 300, 4
 
@@ -24,9 +24,9 @@ class RouterFit:
     """How well a router tells good coarse answers.
 
     Attributes:
-        auroc: On images that it was not fitted on.
-        auroc_before: Of the model's own confidence on the same images.
-        images: How many it was fitted on.
+        auroc: AUROC of the router on images that it was not fitted on.
+        auroc_before: AUROC of the model's own confidence on the same images.
+        images: Number of images that it was fitted on.
     """
 
     auroc: float
@@ -34,34 +34,23 @@ class RouterFit:
     images: int
 
 
-class _Recorder(ExitPolicy):
-    """Keeps what a router would look at, and judges as the exit head does."""
-
-    def __init__(self, exit_head: nn.Module) -> None:
-        super().__init__()
-        self.confidence = exit_head.confidence
-        self.seen: list[Tensor] = []
-
-    def forward(self, evidence: Evidence) -> Tensor:
-        self.seen.append(LearnedRouter.inputs(evidence).cpu())
-        return self.confidence(evidence.logits)
-
-
 @torch.no_grad()
 def router_inputs(model: nn.Module, loader: DataLoader) -> Tensor:
     """What a router looks at in each image, in order, (N, C + K)."""
-    recorder = _Recorder(model.backbone.exit_head)
     rows = []
-    with exit_settings(model, eta=0.0, policy=recorder):
+    with exit_settings(model, eta=0.0), collect_passes(model) as passes:
         for batch in track(loader, 'Router inputs'):
-            recorder.seen.clear()
             samples = batch['data_samples']
             # one image at a time: images of other sizes change the order
             for image, sample in zip(batch['inputs'], samples, strict=True):
                 model.test_step(
                     dict(inputs=[image], data_samples=[sample.clone()])
                 )
-            rows += recorder.seen
+            rows += [
+                LearnedRouter.inputs(one.decision.evidence).cpu()
+                for one in passes
+            ]
+            passes.clear()
     return torch.cat(rows)
 
 
@@ -77,25 +66,31 @@ def fit_router(
 
     Args:
         model: A trained model of mmscope; it is not changed.
-        router: To train, in place.
+        router: Router to train, in place.
         loader: Images with ground truth, in a fixed order. Every fourth is
             kept to judge the router on.
-        metric: Judge of the answers.
+        metric: Metric of the task.
         tolerance: Points that a good coarse answer may lack.
-        seed: Of initial weights and of dropout.
+        seed: Seed of initial weights and of dropout.
 
     Raises:
         ValueError: the model has no exit head, or all images are good, or
             none is.
     """
-    check_exits(model)
+    require_exits(model, 'a router')
+    if slides(model):
+        raise ValueError(
+            "test_cfg.mode='slide' decides for each window, and a router "
+            'learns from whole images; train it with '
+            '--cfg-options model.test_cfg.mode=whole'
+        )
     model.eval()
     ordered = DataLoader(
         loader.dataset, loader.batch_size, collate_fn=loader.collate_fn
     )
     answers = collect_answers(model, ordered, metric)['model']
     inputs = router_inputs(model, ordered)
-    good = answers.loss <= tolerance
+    good = answers.quality_drop <= tolerance
     kept = np.arange(len(good)) % HELD_OUT == HELD_OUT - 1
     if good[~kept].all() or not good[~kept].any():
         raise ValueError(
@@ -120,8 +115,8 @@ def train_router(
     """Minimise the cross-entropy on all images at once.
 
     Args:
-        router: To train, in place.
-        inputs: (N, C + K).
+        router: Router to train, in place.
+        inputs: Inputs of N images, (N, C + K).
         target: 1 where the coarse answer is as good, (N,).
     """
     router.requires_grad_(True).train()

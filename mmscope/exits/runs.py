@@ -2,10 +2,15 @@
 
 import copy
 import os
+from collections.abc import Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.fileio import join_path
 from mmengine.runner import Runner
+from mmengine.utils import is_abs
 
 from mmscope.engine.launch import build_runner, load_config
 from mmscope.models import require_exits
@@ -49,31 +54,129 @@ def set_calibration_data(cfg: Config) -> None:
     """Test on images that are not of the validation set.
 
     These are ``calibration_dataloader``'s where the config has one, and else
-    training images under the test pipeline.
+    training images under the test pipeline: each once, whatever repeats or
+    mixes them in training, and those without objects, too. Annotation files
+    of ``test_evaluator`` become those of these images.
+
+    Args:
+        cfg: Config to change.
+
+    Raises:
+        ValueError: one evaluator cannot judge images of several annotation
+            files.
     """
     loader = copy.deepcopy(cfg.get('calibration_dataloader'))
     if loader is None:
         loader = copy.deepcopy(cfg.test_dataloader)
-        loader.dataset = copy.deepcopy(cfg.train_dataloader.dataset)
-        loader.dataset.pipeline = cfg.test_dataloader.dataset.pipeline
+        test_set, *_ = plain_datasets(loader.dataset)
+        parts = [
+            _as_tested(dataset, test_set.pipeline)
+            for dataset in plain_datasets(cfg.train_dataloader.dataset)
+        ]
+        loader.dataset = (
+            parts[0]
+            if len(parts) == 1
+            else ConfigDict(type='ConcatDataset', datasets=parts)
+        )
     cfg.test_dataloader = loader
-    for metric in metric_configs(cfg.test_evaluator):
-        if 'ann_file' in metric:  # COCO: these images' ground truth
-            dataset = loader.dataset
-            ann_file = Path(dataset.get('data_root', '')) / dataset.ann_file
-            metric.ann_file = str(ann_file)
+    metrics = metric_configs(cfg.test_evaluator)
+    metrics += [metric.task for metric in metrics if metric.get('task')]
+    for metric in metrics:
+        if metric.get('ann_file'):
+            metric.ann_file = _ann_file_of(loader.dataset)
 
 
-def write_child_config(path: Path, base: str, line: str, comment: str) -> Path:
-    """Write a config that changes one thing of another.
+def plain_datasets(dataset: ConfigDict) -> list[ConfigDict]:
+    """The datasets in wrappers such as RepeatDataset and ConcatDataset.
+
+    Args:
+        dataset: Config of a dataset.
+    """
+    inner = dataset.get('datasets') or dataset.get('dataset')
+    if inner is None:
+        return [dataset]
+    parts = inner if isinstance(inner, list | tuple) else [inner]
+    return [plain for part in parts for plain in plain_datasets(part)]
+
+
+def _as_tested(dataset: ConfigDict, pipeline: list[dict]) -> ConfigDict:
+    """A training set that is read as a test set: without filters."""
+    dataset = copy.deepcopy(dataset)
+    dataset.pop('filter_cfg', None)
+    dataset.update(pipeline=pipeline, test_mode=True)
+    return dataset
+
+
+def _ann_file_of(dataset: ConfigDict) -> str:
+    files = {
+        part.ann_file
+        if is_abs(part.ann_file)
+        else join_path(part.get('data_root') or '', part.ann_file)
+        for part in plain_datasets(dataset)
+    }
+    if len(files) > 1:
+        raise ValueError(
+            f'the images for calibration are those of {sorted(files)}, and a '
+            'metric judges by one ann_file; set calibration_dataloader to '
+            'one of them'
+        )
+    return files.pop()
+
+
+def write_child_config(
+    path: Path,
+    base: str,
+    changes: Mapping[str, object],
+    comment: str,
+    options: dict | None = None,
+) -> Path:
+    """Write a config that says how it differs from another.
+
+    A pure-python config has no children in this form; its whole content is
+    written instead.
 
     Args:
         path: File to write.
-        base: The other config.
-        line: What it changes.
-        comment: Why.
+        base: File of the other config.
+        changes: New values by key with dots; they replace the old ones.
+        comment: Reason of the changes, for the first line.
+        options: Changes that ``--cfg-options`` made before.
     """
+    wanted = Config.fromfile(base)
+    wanted.merge_from_dict(options or {})
+    for key, value in changes.items():
+        *parents, last = key.split('.')
+        reduce(getitem, parents, wanted)[last] = value
     path.parent.mkdir(parents=True, exist_ok=True)
-    parent = os.path.relpath(base, path.parent)
-    path.write_text(f'# {comment}\n_base_ = {parent!r}\n{line}\n')
+    child = _difference(Config.fromfile(base).to_dict(), wanted.to_dict())
+    text = Config(dict(_base_=_base_of(path, base), **child)).pretty_text
+    path.write_text(f'# {comment}\n{text}')
+    try:
+        Config.fromfile(path)
+    except RuntimeError:  # the other config is pure python
+        path.write_text(f'# {comment}\n{wanted.pretty_text}')
     return path
+
+
+def _base_of(path: Path, base: str) -> str:
+    """How a config names another: relative, unless links are in the way."""
+    relative = os.path.relpath(base, path.parent)
+    if (path.parent / relative).resolve() == Path(base).resolve():
+        return relative
+    return os.path.abspath(base)
+
+
+def _difference(old: dict, new: dict) -> dict:
+    """What a child config says to turn one config into another."""
+    if old.keys() - new.keys():
+        return dict(_delete_=True, **new)
+    changed = {}
+    for key, value in new.items():
+        if key not in old or not isinstance(value, dict):
+            if key not in old or old[key] != value:
+                changed[key] = value
+        elif not isinstance(old[key], dict):
+            changed[key] = dict(_delete_=True, **value)
+        elif part := _difference(old[key], value):
+            changed[key] = part
+    return changed

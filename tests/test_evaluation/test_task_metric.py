@@ -1,16 +1,25 @@
 """Scores of chosen answers, by the metrics of the tasks."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmdet.datasets.api_wrappers import COCO
-from mmdet.evaluation import CocoMetric
+from mmdet.evaluation import CocoMetric, VOCMetric
+from mmengine.evaluator import BaseMetric
+from mmseg.evaluation import IoUMetric
 from numpy.random import Generator
 
-from mmscope.evaluation.task_metric import TaskMetric
+from mmscope.evaluation.task_metric import (
+    MAIN_SCORES,
+    MainScore,
+    TaskMetric,
+    find_task_metric,
+)
+from mmscope.exits import ExitAnswers, calibrate_eta
 
 SIZE = 20
 BOX = [2.0, 2.0, 12.0, 14.0]  # of the one object, a dog in image 1
@@ -79,6 +88,141 @@ def test_a_detector_that_finds_nothing_scores_zero(coco) -> None:
     # beside images where something was found, nothing changes
     scores = coco.score(coco.judge([answer(2, []), answer(1, [BOX])]))
     assert scores['segm_mAP'] == pytest.approx(1)
+
+
+def test_nothing_to_find_has_no_score(coco) -> None:
+    """Not the -1 of pycocotools, which would be -100 points."""
+    entries = coco.judge([answer(2, []), answer(2, [BOX])])
+    assert math.isnan(coco.main_score(entries))
+    assert math.isnan(coco.main_score(entries[:1]))
+    assert coco.quality(entries[1]) == 100
+
+
+def test_coco_without_annotation_file_judges_any_choice() -> None:
+    """Its ground truth comes with the images, others with each choice."""
+    metric = CocoMetric(metric='bbox')
+    metric.dataset_meta = dict(classes=('cat', 'dog'))
+    coco = TaskMetric(metric)
+    truth = dict(bbox=BOX, bbox_label=1, ignore_flag=0)
+    found, missed, other = (
+        {**answer(image, boxes), 'instances': [truth]}
+        for image, boxes in ((1, [BOX]), (1, [[0.0, 0.0, 4.0, 4.0]]), (2, []))
+    )
+    entries = coco.judge([found, missed, other])
+    assert coco.main_score(entries[:1]) == pytest.approx(100)
+    assert coco.main_score(entries[1:2]) == 0
+    assert coco.main_score([entries[0], entries[2]]) == pytest.approx(
+        50, abs=1
+    )
+    assert [coco.quality(one) for one in entries] == [100, 0, 0]
+
+
+@pytest.fixture
+def voc() -> TaskMetric:
+    metric = VOCMetric(metric='mAP')
+    metric.dataset_meta = dict(classes=('cat', 'dog'))
+    return TaskMetric(metric)
+
+
+def voc_answer(found: bool, shown: bool = True) -> dict:
+    """An image that shows a dog, or none, and the box of one."""
+    boxes = torch.tensor([BOX])
+    none = dict(bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long())
+    truth = dict(bboxes=boxes, labels=torch.tensor([1]))
+    return dict(
+        gt_instances=truth if shown else none,
+        ignored_instances=none,
+        pred_instances=dict(
+            bboxes=boxes if found else boxes + 100,
+            scores=torch.tensor([0.9]),
+            labels=torch.tensor([1]),
+        ),
+    )
+
+
+def test_shares_of_voc_become_points(voc) -> None:
+    right, wrong, empty = voc.judge(
+        [voc_answer(True), voc_answer(False), voc_answer(True, shown=False)]
+    )
+    assert voc.score([right])['mAP'] == pytest.approx(1)
+    assert voc.main_score([right]) == pytest.approx(100)
+    assert voc.quality(right) == pytest.approx(100)
+    assert voc.quality(wrong) == 0
+    assert voc.quality(empty) == 100
+    assert math.isnan(voc.main_score([empty]))
+
+
+def test_budget_in_points_holds_for_shares(voc) -> None:
+    """Half the images lose all: more than 5 points, although .5 is less."""
+    fine = voc.judge([voc_answer(True)] * 4)
+    coarse = voc.judge([voc_answer(i < 2) for i in range(4)])
+    quality = [
+        [voc.quality(one) for one in both]
+        for both in zip(coarse, fine, strict=True)
+    ]
+    confidence = np.array([0.9, 0.8, 0.7, 0.6])
+    answers = ExitAnswers(
+        names=[''] * 4,
+        confidence=confidence,
+        windows=list(confidence[:, None]),
+        entries=list(zip(fine, coarse, strict=True)),
+        quality=np.array(quality),
+        gflops=np.ones((4, 2)),
+        seconds=np.ones((4, 2)),
+    )
+    assert answers.quality_drop.tolist() == pytest.approx([0, 0, 100, 100])
+    found = calibrate_eta(answers, voc, 'max_drop', 5.0, num_resamples=0)
+    assert found.expected['exit_rate'] == 0.5
+    assert found.expected['drop'] == 0
+
+
+@pytest.mark.parametrize('name', ['mIoU', 'mDice', 'mFscore'])
+def test_main_score_is_the_first_that_is_asked_for(name) -> None:
+    metric = IoUMetric(iou_metrics=[name])
+    metric.dataset_meta = dict(classes=['thing'])
+    task = TaskMetric(metric)
+    areas = tuple(torch.tensor([float(a)]) for a in (5, 15, 10, 10))
+    expected = 100 / 3 if name == 'mIoU' else 50
+    assert task.main == name
+    assert task.main_score([areas]) == pytest.approx(expected, abs=0.01)
+
+
+def test_metrics_that_choose_no_eta_are_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match='format_only=False'):
+        TaskMetric(IoUMetric(format_only=True, output_dir=str(tmp_path)))
+    with pytest.raises(ValueError, match="'bbox' or 'segm'"):
+        TaskMetric(CocoMetric(metric='proposal'))
+    with pytest.raises(ValueError, match="metric='mAP'"):
+        TaskMetric(VOCMetric(metric='recall'))
+
+
+class Odd(BaseMetric):
+    """A metric that nobody here knows."""
+
+    def process(self, data_batch: dict, data_samples: list) -> None:
+        self.results += [0.25] * len(data_samples)
+
+    def compute_metrics(self, results: list) -> dict:
+        return dict(odd=float(np.mean(results)))
+
+
+def test_unknown_metric_says_how_it_becomes_known(monkeypatch) -> None:
+    with pytest.raises(ValueError, match='MAIN_SCORES'):
+        TaskMetric(Odd())
+    with pytest.raises(ValueError, match=r"has \['Odd'\]"):
+        find_task_metric([Odd()])
+    monkeypatch.setitem(MAIN_SCORES, 'Odd', lambda _: MainScore('odd', 100))
+    task = find_task_metric([Odd()])
+    assert task.main_score(task.judge([{}])) == 25
+
+
+def test_task_metric_is_found_beside_others() -> None:
+    class Derived(IoUMetric):
+        """What a project makes of it."""
+
+    found = find_task_metric([Odd(), Derived()])
+    assert type(found.metric) is Derived
+    assert found.main == 'mIoU'
 
 
 @pytest.mark.parametrize('kind', ['bbox', 'segm'])

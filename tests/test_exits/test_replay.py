@@ -39,8 +39,10 @@ def answers_of(
     return ExitAnswers(
         names=[str(i) for i in range(count)],
         confidence=np.array(confidence),
-        coarse=[entry(a) for a in coarse],
-        fine=[entry(a) for a in fine],
+        windows=[np.array([value]) for value in confidence],
+        entries=[
+            (entry(f), entry(c)) for c, f in zip(coarse, fine, strict=True)
+        ],
         quality=quality,
         gflops=np.tile(gflops, (count, 1)),
         seconds=np.tile((0.1, 0.4), (count, 1)),
@@ -136,8 +138,16 @@ def test_stages_count_right_and_wrong_decisions(answers) -> None:
     assert most['exited_wrong'] == 1
 
 
+def test_replay_compares_in_float32_as_the_model_does(metric) -> None:
+    """A confidence of 0.9 reaches eta = 0.9, whatever its last digits are."""
+    confidence = torch.tensor([0.9]).tolist()
+    assert confidence[0] < 0.9
+    (record,) = sweep_eta(answers_of(confidence, [9], [9]), metric, [0.9])
+    assert record['exit_rate'] == 1
+
+
 def test_pictures_go_from_sure_to_unsure(answers) -> None:
     shuffled = answers.rows(np.array([2, 0, 3, 1]))
-    assert shuffled.spread(4) == [1, 3, 0, 2]
-    assert shuffled.spread(2) == [1, 2]
-    assert shuffled.spread(9) == [1, 3, 0, 2]
+    assert shuffled.from_sure_to_unsure(4) == [1, 3, 0, 2]
+    assert shuffled.from_sure_to_unsure(2) == [1, 2]
+    assert shuffled.from_sure_to_unsure(9) == [1, 3, 0, 2]

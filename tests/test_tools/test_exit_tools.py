@@ -107,6 +107,97 @@ def test_calibration_reads_its_own_images_where_there_are(
     assert found['eta'] == 0
 
 
+def test_calibration_keeps_what_the_command_line_changed(
+    run_tool, save_weights, tmp_path
+) -> None:
+    """And reads training images, each once, however they are wrapped."""
+    config, weights = save_weights(
+        more="train_dataloader['dataset'] = dict(_delete_=True, "
+        "type='RepeatDataset', times=3, dataset=dict("
+        '    **{**_base_.train_dataloader.dataset, '
+        "    **train_dataloader['dataset']}))\n"
+    )
+    options = ('model.backbone.alpha=0.25', 'val_cfg.fp16=False')
+    run_tool(
+        *('calibrate_eta.py', config, weights, '--exit-rate', 0.5),
+        *('--num-images', 99, '--out-dir', tmp_path),
+        *('--cfg-options', *options),
+    )
+    found = json.loads((tmp_path / 'calibration.json').read_text())
+    assert found['images'] == 12
+    written = Config.fromfile(tmp_path / f'{config.stem}_eta.py')
+    assert written.model.backbone.alpha == 0.25
+    assert written.model.backbone.eta == found['eta']
+    assert written.val_cfg.fp16 is False
+    assert written.train_dataloader.dataset.times == 3
+
+
+def test_failing_validation_and_pictures_lose_no_results(
+    run_tool, model_files, tmp_path, monkeypatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError('in the end')
+
+    monkeypatch.setattr('mmengine.runner.Runner.test', fail)
+    with pytest.raises(RuntimeError, match='in the end'):
+        run_tool(
+            *('calibrate_eta.py', *model_files, '--exit-rate', 0.5),
+            *('--num-images', 2, '--out-dir', tmp_path),
+        )
+    found = json.loads((tmp_path / 'calibration.json').read_text())
+    (config,) = tmp_path.glob('*_eta.py')
+    assert Config.fromfile(config).model.backbone.eta == found['eta']
+    monkeypatch.setattr('mmscope.exits.plots.plot_sweep', fail)
+    with pytest.raises(RuntimeError, match='in the end'):
+        run_tool(
+            *('eta_sweep.py', *model_files, *ETAS, '--out-dir', tmp_path),
+            *('--draws', 2, '--measure', 0.75),
+        )
+    sweep = json.loads((tmp_path / 'sweep.json').read_text())['sweep']
+    # what is measured is a threshold, too
+    assert [record['eta'] for record in sweep] == [0, 0.5, 0.75, 1]
+    assert [r['eta'] for r in sweep if 'fps_measured' in r] == [0.75]
+    assert len(json.loads((tmp_path / 'losses.json').read_text())) == 3
+
+
+def test_windows_are_calibrated_swept_and_tested_alike(
+    run_tool, model_files, tmp_path, capsys
+) -> None:
+    """Slide inference, as the written config says."""
+    config, weights = model_files
+    run_tool(
+        *('calibrate_eta.py', config, weights, '--exit-rate', 0.5),
+        *('--num-images', 4, '--out-dir', tmp_path),
+        *('--cfg-options', 'model.test_cfg.mode=slide'),
+        'model.test_cfg.crop_size=(64,96)',
+        'model.test_cfg.stride=(32,48)',
+    )
+    found = json.loads((tmp_path / 'calibration.json').read_text())
+    # the nearest that a few windows allow
+    assert found['expected']['exit_rate'] == pytest.approx(0.5, abs=0.13)
+    rate = found['validation']['exit/rate']
+    assert 0 < rate < 1
+    run_tool(
+        *('eta_sweep.py', tmp_path / f'{config.stem}_eta.py', weights),
+        *('--eta', 0, found['eta'], 1, '--draws', 2, '--out-dir', tmp_path),
+    )
+    assert 'no pictures.png' in capsys.readouterr().out
+    _, record, _ = json.loads((tmp_path / 'sweep.json').read_text())['sweep']
+    assert record['exit_rate'] == pytest.approx(rate, abs=1e-4)
+    assert record['mIoU'] == pytest.approx(
+        found['validation']['mIoU'], abs=0.011
+    )
+
+
+def test_thresholds_outside_of_0_to_1_are_refused(
+    run_tool, model_files, capsys
+) -> None:
+    for option in ('--eta', '--measure'):
+        with pytest.raises(SystemExit):
+            run_tool('eta_sweep.py', *model_files, option, 1.5)
+        assert '1.5 is not in [0, 1]' in capsys.readouterr().err
+
+
 def test_budget_out_of_reach(run_tool, model_files, tmp_path) -> None:
     with pytest.raises(ValueError, match='images per second is out of reach'):
         run_tool(
@@ -160,6 +251,7 @@ def test_router_is_trained_and_used(
         *('eta_sweep.py', config, tmp_path / 'router.pth', *ETAS),
         *('--out-dir', tmp_path / 'sweep', '--draws', 2),
         *('--num-pictures', 0, '--policies', 'mean_positive'),
+        *('--tolerance', 0.0),
     )
     found = json.loads((tmp_path / 'sweep' / 'sweep.json').read_text())
     assert found['quality']['model'] != found['quality']['mean_positive']
