@@ -146,7 +146,7 @@ def prepare_model(
     model = build_model(cfg)
     if checkpoint is not None:
         load_weights(model, checkpoint, cfg.filename)
-    maps = _maps_of(model.backbone, cfg)
+    maps = _maps_of(model, cfg)
     channels = maps[-1].shape[1]
     pyramid = _make_pyramid(getattr(model, 'neck', None), maps, cfg)
     if fpn == 'full':
@@ -167,11 +167,13 @@ def prepare_model(
     return BenchModel(name, model, pyramid, channels)
 
 
-def _maps_of(net: nn.Module, cfg: Config) -> Maps:
+def _maps_of(model: BaseModel, cfg: Config) -> Maps:
     """What the backbone makes of a small image, if a pyramid can be made."""
+    net = model.backbone
     side = 2 * max(getattr(net, 'size_divisor', 32), 32)
-    with torch.no_grad():
-        maps = net(torch.zeros(1, 3, side, side))
+    image = torch.zeros(1, 3, side, side)
+    with torch.no_grad(), deciding(model, image):
+        maps = net(image)
     maps = maps if isinstance(maps, tuple | list) else (maps,)
     if all(torch.is_tensor(m) and m.ndim == 4 for m in maps):
         return tuple(maps)
@@ -221,7 +223,7 @@ def run_batch(
     """
     if not isinstance(bench.net, MambaScopeBackbone):
         return [run_tail(bench, scope, bench.net(images))]
-    with deciding(bench, images):
+    with deciding(bench.model, images):
         result = bench.net.scope(images, valid)
     evidence = result.decision.evidence
     if scope == 'head' and evidence and evidence.decoded is not None:
@@ -233,10 +235,10 @@ def run_batch(
     return [run_tail(bench, scope, maps) for _, maps in result.groups()]
 
 
-def deciding(bench: BenchModel, images: Tensor) -> AbstractContextManager:
+def deciding(model: BaseModel, images: Tensor) -> AbstractContextManager:
     """Let exit policies look at pixels, where the model decodes them."""
-    if isinstance(bench.model, EarlyExitMixin):
-        return bench.model.deciding(images)
+    if isinstance(model, EarlyExitMixin):
+        return model.deciding(images)
     return nullcontext()
 
 

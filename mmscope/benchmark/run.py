@@ -48,8 +48,10 @@ def _exits(case: FpsCase, bench: BenchModel) -> Iterator[None]:
     if not bench.early_exit:
         yield
         return
-    forced = case.forced
-    policy = None if forced is None else ForcedExit(forced)
+    policy = None
+    if case.forced is not None:
+        # the model's own policy is asked, and then overruled
+        policy = ForcedExit(case.forced, bench.net.exit_policy)
     with exit_settings(bench.net, eta_of(case), policy, case.exit_resolution):
         yield
 
@@ -86,7 +88,7 @@ def count_exits(
         return None
     exited = []
     for images, valid in batches:
-        with settings_of(case, bench), deciding(bench, images):
+        with settings_of(case, bench), deciding(bench.model, images):
             exited.append(bench.net.coarse(images, valid).exited)
     return torch.cat(exited).float().mean().item()
 

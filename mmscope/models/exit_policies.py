@@ -75,15 +75,25 @@ class ForcedExit(ExitPolicy):
 
     Args:
         share: Share of each batch that exits, rounded to whole images.
+        policy: Policy, or its config, that is asked and overruled, so that
+            its work is done.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(
+        self, share: float, policy: dict | ExitPolicy | None = None
+    ) -> None:
         super().__init__()
         check_share('share', share)
         self.share = share
+        self.policy = (
+            MODELS.build(policy) if isinstance(policy, dict) else policy
+        )
+        self.decodes = policy is not None and self.policy.decodes
 
     def forward(self, evidence: Evidence) -> Tensor:
         """Confidences, (B,)."""
+        if self.policy is not None:
+            self.policy(evidence)
         confidence = torch.zeros_like(evidence.coarse.importance[:, 0])
         confidence[: round(self.share * len(confidence))] = 1
         return confidence

@@ -30,6 +30,7 @@ from mmscope.benchmark.run import (
     make_job,
 )
 from mmscope.benchmark.timing import Timing
+from mmscope.models import exit_settings
 from mmscope.ops import scan_backends
 from mmscope.utils.flops_trace import traced_flops
 
@@ -93,6 +94,32 @@ def test_a_job_does_the_work_that_is_reported(
     ran = traced_flops(make_job(case, scoped, batches))
     reported = count_gflops(case, scoped, rate)
     assert ran.total() / 2e9 == pytest.approx(reported, rel=1e-9)
+
+
+PIXELS = "model['backbone']['exit_policy'] = dict(type='{}')\n".format(
+    'mmscope.PixelConfidence'
+)
+
+
+@pytest.mark.parametrize('resolution', ['coarse', 'fine'])
+def test_an_exit_policy_is_asked_as_in_inference(
+    tiny_config, resolution
+) -> None:
+    """It decides, and the coarse maps are decoded for it, once."""
+    bench = build(tiny_config(PIXELS), 'pixels')
+    batches = make_batches(PICTURES, bench, SIZE, 4, 1, 'cpu')
+    images, _ = batches[0]
+    with torch.no_grad(), exit_settings(bench.model, resolution=resolution):
+        found = [s.exit_confidence for s in bench.model.predict(images)]
+    eta = sum(sorted(found)[1:3]) / 2
+    options = dict(exit_resolution=resolution, batch_size=4)
+    for exits in (dict(eta=eta), dict(forced=0.5)):
+        case = case_of(bench, **options, **exits)
+        rate = count_exits(case, bench, batches)
+        assert rate == 0.5
+        ran = traced_flops(make_job(case, bench, batches))
+        reported = count_gflops(case, bench, rate)
+        assert ran.total() / 4e9 == pytest.approx(reported, rel=1e-9)
 
 
 def test_exits_are_those_of_the_backbone(scoped) -> None:

@@ -77,6 +77,17 @@ def test_forced_exits_are_the_first_of_a_batch(share, expected) -> None:
     assert confidence.tolist() == [1.0] * expected + [0.0] * (4 - expected)
 
 
+def test_forced_exits_ask_the_policy_that_they_overrule() -> None:
+    forced = ForcedExit(1, dict(type='mmscope.PixelConfidence'))
+    assert forced.decodes
+    assert not ForcedExit(1).decodes
+    seen = evidence(
+        torch.zeros(1, 2), decoder=lambda maps: torch.zeros(1, 2, 4, 4)
+    )
+    assert forced(seen) == 1
+    assert seen.decoded is not None
+
+
 def test_pixel_confidence_needs_pixels() -> None:
     with pytest.raises(TypeError, match='MambaScopeSegmentor'):
         PixelConfidence()(evidence(torch.zeros(1, 2)))
