@@ -84,7 +84,8 @@ def split_cls(sequence: Tensor) -> tuple[Tensor, Tensor]:
     """
     middle = (sequence.shape[1] - 1) // 2
     tokens = torch.cat([sequence[:, :middle], sequence[:, middle + 1 :]], 1)
-    return tokens, sequence[:, middle]
+    # not sequence[:, middle]: a number as index would fix an exported length
+    return tokens, sequence[:, middle : middle + 1].squeeze(1)
 
 
 def fine_layout(

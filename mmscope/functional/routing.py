@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 
@@ -58,5 +59,5 @@ def coarse_to_fine_index(index: Tensor, coarse_width: int) -> Tensor:
     """
     fine_width = 2 * coarse_width
     top_left = 4 * index - 2 * (index % coarse_width)
-    square = index.new_tensor([0, 1, fine_width, fine_width + 1])
-    return (top_left.unsqueeze(-1) + square).flatten(1)
+    rows = torch.stack([top_left, top_left + fine_width], dim=-1)
+    return torch.stack([rows, rows + 1], dim=-1).flatten(1)

@@ -1,14 +1,14 @@
 """What holds for the passes of one backbone inside a block of code.
 
 Signatures of mmseg and mmdet have no room for thresholds, padding masks, file
-names and records. One object carries them all; it is kept by a ContextVar,
-so that threads and nested calls do not see each other's, and nothing is set
-on a model.
+names and records. One object carries them all; each thread has a stack of
+them, so that threads and nested calls do not see each other's, and nothing is
+set on a model.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -63,14 +63,21 @@ class ExitContext:
 
 
 _NOTHING = ExitContext()
-_CONTEXTS: ContextVar[tuple[tuple[nn.Module, ExitContext], ...]] = ContextVar(
-    'exit contexts', default=()
-)
+
+
+class _Contexts(threading.local):
+    """What holds in this thread; torch.compile and export can read it."""
+
+    def __init__(self) -> None:
+        self.stack: tuple[tuple[nn.Module, ExitContext], ...] = ()
+
+
+_CONTEXTS = _Contexts()
 
 
 def exit_context(backbone: nn.Module) -> ExitContext:
     """What holds for the passes of a backbone now."""
-    for owner, context in reversed(_CONTEXTS.get()):
+    for owner, context in reversed(_CONTEXTS.stack):
         if owner is backbone:
             return context
     return _NOTHING
@@ -87,11 +94,12 @@ def changed_context(
         **changes: Attributes of :class:`ExitContext`.
     """
     context = replace(exit_context(backbone), **changes)
-    token = _CONTEXTS.set((*_CONTEXTS.get(), (backbone, context)))
+    before = _CONTEXTS.stack
+    _CONTEXTS.stack = (*before, (backbone, context))
     try:
         yield context
     finally:
-        _CONTEXTS.reset(token)
+        _CONTEXTS.stack = before
 
 
 def next_record(records: Iterator[ScopeResult], x: Tensor) -> ScopeResult:

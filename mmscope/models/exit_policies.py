@@ -150,7 +150,7 @@ class RandomExit(ExitPolicy):
             random.Random(f'{self.seed} {image_key(path)}').random()
             if path
             else self._unnamed.random()
-            for path in evidence.paths
+            for path in evidence.files
         ]
         return evidence.content.new_tensor(draws)
 
@@ -186,7 +186,7 @@ class OracleExit(ExitPolicy):
         Raises:
             KeyError: an image is not among the losses.
         """
-        names = [image_key(path) for path in evidence.paths]
+        names = [image_key(path) for path in evidence.files]
         missing = [name for name in names if name not in self._confidence]
         if missing:
             raise KeyError(

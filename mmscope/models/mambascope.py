@@ -23,7 +23,6 @@ from mmscope.functional import (
     tokens_to_map,
     valid_cells,
 )
-from mmscope.functional.checks import check_share
 from mmscope.registry import MODELS
 
 from .exit_context import (
@@ -36,7 +35,8 @@ from .layer_depth import LayerDepth
 from .layers import ScoreMetric
 from .reuse import FeatureReuse
 from .scope_options import (
-    check_numbers,
+    ScopeNumbers,
+    check_eta,
     check_options,
     check_valid,
     resolve_score_layers,
@@ -53,7 +53,7 @@ from .vim import VimEncoder
 
 
 @MODELS.register_module()
-class MambaScopeBackbone(LayerDepth, VimEncoder):
+class MambaScopeBackbone(ScopeNumbers, LayerDepth, VimEncoder):
     """Coarse-to-fine scoping Vision Mamba as a backbone.
 
     A pass over the half-size image answers simple images. For the others,
@@ -153,7 +153,6 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
             token_order=token_order,
             exit_resolution=exit_resolution,
         )
-        check_numbers(alpha, beta, eta, exit_head)
         if exit_policy is not None and exit_head is None:
             raise ValueError(
                 f'exit_policy={exit_policy} judges what an exit_head says; '
@@ -179,7 +178,6 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
             frozen_stages=frozen_stages,
             init_cfg=init_cfg,
         )
-        self.alpha, self.beta, self.eta = alpha, beta, eta
         self.score_metric = ScoreMetric.parse(importance)
         self.score_layers = resolve_score_layers(score_layers, self.num_layers)
         self.reuse_cls = reuse_cls
@@ -192,6 +190,7 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
         self.exit_head = None
         if exit_head is not None:
             self.exit_head = MODELS.build(dict(exit_head, in_channels=dims))
+        self.alpha, self.beta, self.eta = alpha, beta, eta
         self.exit_policy = None
         if exit_policy is not None:
             self.exit_policy = MODELS.build(exit_policy)
@@ -237,7 +236,7 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
                 'exit_head=None and eta=1, or use '
                 "type='mmscope.MambaScopeSegmentor', which supervises it"
             )
-        return self.scope(x).features
+        return self.scope(x).merged_maps()
 
     @property
     def exit_settings(self) -> ExitSettings:
@@ -316,7 +315,7 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
             decision = Decision(confidence, exited, None, {})
         else:
             if content is None:
-                content = x.new_ones(1, 1, 1, 1).expand(len(x), 1, *size)
+                content = x.new_ones(1, 1, 1, 1).expand(x.shape[0], 1, *size)
             decision = self._decide(coarse, content, eta, context)
         num = num_selected(self.alpha, coarse.importance.shape[1])
         hard = hard_rows(decision.exited, eta)
@@ -331,7 +330,7 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
         Returns:
             The same record with its fine stage.
         """
-        if not len(result.hard):
+        if not result.hard.shape[0]:
             return result
         return replace(result, fine=self._encode_fine(*result.to_refine()))
 
@@ -354,7 +353,7 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
             coarse,
             self.exit_head(coarse.cls),
             content,
-            context.paths or [''] * len(content),
+            context.paths,
             context.decoder,
         )
         policy = None if self.training else self.exit_settings.policy
@@ -481,11 +480,6 @@ class MambaScopeBackbone(LayerDepth, VimEncoder):
                 )
             return 1.0
         eta = self.exit_settings.eta if eta is None else eta
-        check_share('eta', eta)
-        if self.exit_head is None and eta != 1:
-            raise ValueError(
-                f'eta={eta} needs an exit_head to judge confidence; build the '
-                'backbone with one, or use eta=1'
-            )
+        eta = check_eta(eta, self.exit_head)
         # without a fine pass nothing can be refined
         return 0.0 if self.alpha == 0 else eta

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmscope.functional.assembly import CLS_POSITIONS, TOKEN_ORDERS
 from mmscope.functional.checks import check_choice, check_share
@@ -25,19 +25,62 @@ def check_options(**options: str) -> None:
         check_choice(name, value, CHOICES[name])
 
 
-def check_numbers(
-    alpha: float, beta: float, eta: float, exit_head: dict | None
-) -> None:
-    """Refuse shares out of range, and an eta that nothing can judge."""
-    for name, value in dict(alpha=alpha, beta=beta, eta=eta).items():
-        check_share(name, value)
-    if beta == 1:
-        raise ValueError('beta must be below 1, where no score counts')
+def check_eta(eta: float | Tensor, exit_head: nn.Module | None) -> float:
+    """Refuse thresholds out of range, and those that nothing can judge.
+
+    Args:
+        eta: Threshold.
+        exit_head: Head that gives a confidence, or None.
+
+    Returns:
+        The threshold as a number.
+
+    Raises:
+        ValueError: it is none in [0, 1], or there is no exit head.
+    """
+    eta = check_share('eta', eta)
     if exit_head is None and eta != 1:
         raise ValueError(
-            f'eta={eta} needs an exit_head to judge confidence; give one, '
-            'or set eta=1'
+            f'eta={eta} needs an exit_head to judge confidence; build the '
+            'backbone with one, or use eta=1'
         )
+    return eta
+
+
+class ScopeNumbers:
+    """Mixin of a backbone: its shares, checked whenever they are set."""
+
+    exit_head: nn.Module | None
+
+    @property
+    def alpha(self) -> float:
+        """Share of coarse cells to refine, in [0, 1]."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, value: float | Tensor) -> None:
+        self._alpha = check_share('alpha', value)
+
+    @property
+    def beta(self) -> float:
+        """Smoothing of importance over layers, in [0, 1)."""
+        return self._beta
+
+    @beta.setter
+    def beta(self, value: float | Tensor) -> None:
+        beta = check_share('beta', value)
+        if beta == 1:
+            raise ValueError('beta must be below 1, where no score counts')
+        self._beta = beta
+
+    @property
+    def eta(self) -> float:
+        """Confidence from which an image exits, in [0, 1]."""
+        return self._eta
+
+    @eta.setter
+    def eta(self, value: float | Tensor) -> None:
+        self._eta = check_eta(value, self.exit_head)
 
 
 def resolve_score_layers(
@@ -69,7 +112,7 @@ def check_valid(valid: Tensor, x: Tensor, stride: int) -> Tensor:
     Raises:
         ValueError: the mask is of another shape.
     """
-    expected = (len(x), *(side // stride for side in x.shape[2:]))
+    expected = (x.shape[0], *(side // stride for side in x.shape[2:]))
     if tuple(valid.shape) != expected:
         raise ValueError(
             f'valid must have one entry for each coarse cell, {expected}, '

@@ -52,7 +52,7 @@ class Evidence:
         coarse: The coarse stage of B images.
         logits: Exit head on the coarse class token, (B, K).
         content: 1 where a pixel is no padding, (B, 1, H, W).
-        paths: File of each image, '' where it has none.
+        paths: File of each image, B, or none at all.
         decoder: Function from coarse maps to the logits of every pixel,
             (B, K, h, w); None in models without any.
         decoded: What :meth:`decode` gave, None until it is called.
@@ -64,6 +64,11 @@ class Evidence:
     paths: Sequence[str]
     decoder: Callable[[Maps], Tensor] | None = None
     decoded: Tensor | None = field(default=None, init=False)
+
+    @property
+    def files(self) -> list[str]:
+        """File of each image, '' where it has none."""
+        return list(self.paths) or [''] * len(self.logits)
 
     def decode(self) -> Tensor:
         """Decode the coarse maps, once: logits of every pixel, (B, K, h, w).
@@ -172,7 +177,7 @@ class ScopeResult:
         """Rows of the images that exited, ascending, (B - K,)."""
         # a sort asks the device for no count
         order = self.exited.byte().argsort(stable=True)
-        return order[len(self.hard) :]
+        return order[self.hard.shape[0] :]
 
     @cached_property
     def features(self) -> Maps:
@@ -180,6 +185,10 @@ class ScopeResult:
 
         Coarse ones are repeated over 2x2 cells.
         """
+        return self.merged_maps()
+
+    def merged_maps(self) -> Maps:
+        """Make :attr:`features` anew; torch.export traces no cached ones."""
         fine = self._refined()
         if fine is None:
             return to_fine_grid(self.coarse.maps)
@@ -218,7 +227,7 @@ class ScopeResult:
         if fine is not None and self._all_hard:
             return fine.selected
         selected = torch.full(
-            (len(self.images), self.num_selected),
+            (self.images.shape[0], self.num_selected),
             -1,
             device=self.images.device,
         )
@@ -256,7 +265,7 @@ class ScopeResult:
 
     @property
     def _all_hard(self) -> bool:
-        return len(self.hard) == len(self.images)
+        return self.hard.shape[0] == self.images.shape[0]
 
     def _refined(self) -> FineStage | None:
         """The fine stage, None where no image is hard.
@@ -264,7 +273,7 @@ class ScopeResult:
         Raises:
             RuntimeError: there are hard images that are not refined yet.
         """
-        if self.fine is None and len(self.hard):
+        if self.fine is None and self.hard.shape[0]:
             raise RuntimeError(
                 f'{len(self.hard)} images are to be refined yet; call '
                 'MambaScopeBackbone.fine on this record first'
@@ -280,7 +289,7 @@ def hard_rows(exited: Tensor, eta: float) -> Tensor:
         eta: Threshold that they were decided at.
     """
     if eta in (0, 1):
-        count = len(exited) if eta == 1 else 0
+        count = exited.shape[0] if eta == 1 else 0
         return torch.arange(count, device=exited.device)
     # the one synchronisation with the host
     return exited.logical_not().nonzero().squeeze(1)

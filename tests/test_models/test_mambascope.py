@@ -506,3 +506,43 @@ def test_bad_calls(make_net) -> None:
         make_net().scope(images, valid=torch.ones(1, 4, 6).bool())
     with pytest.raises(ValueError, match=r'at least 32 pixels .* \(64, 31\)'):
         make_net()(torch.rand(1, 3, 64, 31))
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        ('alpha', 1.5, r'alpha must be in \[0, 1\], got 1.5'),
+        ('alpha', '0.5', r"alpha must be a number in \[0, 1\], got '0.5' of"),
+        ('beta', 1, 'beta must be below 1'),
+        ('eta', -0.1, r'eta must be in \[0, 1\], got -0.1'),
+        ('eta', '0.5', r"eta must be a number in \[0, 1\], got '0.5' of type"),
+        ('eta', None, r'eta must be a number in \[0, 1\], got None of type'),
+        ('eta', torch.tensor([0.5, 0.6]), 'eta must be a number'),
+    ],
+)
+def test_numbers_of_a_built_backbone(make_net, name, value, message) -> None:
+    net = make_net()
+    before = getattr(net, name)
+    with pytest.raises(ValueError, match=message):
+        setattr(net, name, value)
+    assert getattr(net, name) == before
+    with pytest.raises(ValueError, match=message):
+        make_net(**{name: value})
+
+
+def test_eta_may_be_a_tensor_of_one_element(make_net) -> None:
+    net, images = make_net(), torch.rand(3, 3, 64, 96)
+    confidence = net.scope(images).confidence.sort().values
+    middle = confidence[:2].mean()
+    exited = net.scope(images, eta=middle).exited
+    assert exited.sum() == 2
+    net.eta = middle[None]
+    assert net.eta == middle.item()
+    assert torch.equal(net.scope(images).exited, exited)
+
+
+def test_eta_without_exit_head_is_refused_when_set(make_net) -> None:
+    net = make_net(exit_head=None)
+    with pytest.raises(ValueError, match='eta=0.5 needs an exit_head'):
+        net.eta = 0.5
+    net.eta = 1
