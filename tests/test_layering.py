@@ -9,7 +9,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'mmscope'
 # the only modules that know one of these
 OWNERS = {
-    'mmseg': ('models/segmentor.py', 'models/vision_transformer.py'),
+    'mmseg': (
+        'models/data_preprocessor.py',
+        'models/segmentor.py',
+        'models/vision_transformer.py',
+    ),
     'mmdet': ('models/detector.py',),
     'mmpretrain': ('models/classifier.py',),
 }

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from mmscope.evaluation.task_metric import Entry, TaskMetric
+from mmscope.functional.windows import windows
 from mmscope.models import (
     ScopeResult,
     coarse_answers,
@@ -114,9 +115,6 @@ def count_gflops(model: nn.Module) -> Cost:
     def count(size: tuple[int, int]) -> tuple[float, float]:
         parts = [size]
         if slides(model):
-            # which needs mmseg, as a model that slides does
-            from mmscope.models.segmentor import windows
-
             crop, stride = model.test_cfg.crop_size, model.test_cfg.stride
             parts = [
                 tuple(side.stop - side.start for side in window)

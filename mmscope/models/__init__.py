@@ -7,8 +7,8 @@ from mmscope.utils import (
     operator_flops,  # noqa: F401 - tells mmengine what operators cost
 )
 
-from .early_exit import (
-    EarlyExitMixin,
+from .early_exit import EarlyExitMixin
+from .exit_control import (
     coarse_answers,
     collect_passes,
     exit_settings,
@@ -58,7 +58,8 @@ __all__ = [
 
 # what each module brings that needs a library beside mmengine
 _OPTIONAL = {
-    '.segmentor': ('MambaScopeSegmentor', 'ScopeSegDataPreprocessor'),
+    '.data_preprocessor': ('ScopeSegDataPreprocessor',),
+    '.segmentor': ('MambaScopeSegmentor',),
     '.vision_transformer': ('FusedVisionTransformer',),
     '.detector': ('DetectorExits', 'MambaScopeCascadeRCNN'),
 }
