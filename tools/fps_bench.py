@@ -18,20 +18,21 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mmscope.benchmark.cases import DTYPES, FpsPlan
+from mmscope.benchmark.cases import DTYPES, FpsPlan, FpsRecord
 from mmscope.benchmark.environment import check_device, environment
 from mmscope.benchmark.inputs import check_size, read_images
 from mmscope.benchmark.models import (
     FPNS,
     NAMED,
     SCOPES,
-    BenchModel,
     named_config,
     prepare_model,
 )
+from mmscope.benchmark.official_vim import why_no_kernels
 from mmscope.benchmark.plot import plot_fps
 from mmscope.benchmark.report import fps_table, remarks, save
 from mmscope.benchmark.run import bench_fps, count_steps
+from mmscope.benchmark.score import add_scores
 from mmscope.benchmark.timing import torch_threads
 from mmscope.engine.launch import load_config
 from mmscope.ops import scan_backends
@@ -40,6 +41,9 @@ from mmscope.utils.checkpoint import CheckpointError
 PACKAGES = ('mmengine', 'mmcv', 'mmsegmentation', 'onedl-mmengine')
 PACKAGES += ('onedl-mmcv', 'onedl-mmsegmentation', 'onedl-mmdetection')
 # what is measured where nothing is said; on a CPU it takes minutes
+EVERYWHERE = dict(
+    eta=[0.7], scopes=list(SCOPES), exit_resolution=['fine', 'coarse']
+)
 DEFAULTS = dict(
     cpu=dict(
         models=['mambascope_t', 'vim_t'],
@@ -58,12 +62,23 @@ DEFAULTS = dict(
 )
 
 
+PRESETS = dict(
+    figure6=dict(
+        eta=[0.6, 0.7, 0.8],
+        resolutions=['512', '640', '738', '1024', '1248'],
+        batch_size=[64],
+        scopes=['fpn'],
+        exit_resolution=['fine'],
+    )
+)
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add = parser.add_argument
-    add('--eta', type=float, nargs='+', default=[0.7], help='thresholds')
+    add('--eta', type=float, nargs='+', help='thresholds; default 0.7')
     add(
         '--resolutions',
         nargs='+',
@@ -92,13 +107,13 @@ def parse_args() -> argparse.Namespace:
     add('--dtype', choices=list(DTYPES))
     add('--device', help='cpu or cuda; default what there is')
     add('--scan-backend', default='auto', choices=['auto', *scan_backends()])
-    add('--scopes', nargs='+', choices=SCOPES, default=list(SCOPES))
+    add('--scopes', nargs='+', choices=SCOPES, help='default all')
     add(
         '--exit-resolution',
         nargs='+',
         choices=('fine', 'coarse'),
-        default=['fine', 'coarse'],
-        help='grid on which exited images pass neck and head: stride 16 or 32',
+        help='grid on which exited images pass neck and head: stride 16 or '
+        '32;\ndefault both',
     )
     add(
         '--fpn',
@@ -108,6 +123,18 @@ def parse_args() -> argparse.Namespace:
         'FPN behind it',
     )
     add('--protocol', choices=('vim',), help='vim: batch 64, fp32')
+    add(
+        '--preset',
+        choices=list(PRESETS),
+        help="figure6: what the paper's picture shows, three etas at five "
+        'resolutions,\nbatch 64, backbone and FPN; other options change it',
+    )
+    add(
+        '--evaluate',
+        action='store_true',
+        help="also test the models that have a checkpoint on their config's "
+        'test set,\nat every eta',
+    )
     add('--repeats', type=int, help='turns of each')
     add('--threads', type=int, help="of torch on the CPU; default torch's")
     add('--no-memory', action='store_true', help='do not measure memory')
@@ -121,9 +148,15 @@ def fill_in(args: argparse.Namespace) -> list[str]:
     if args.device is None:
         args.device = 'cuda' if torch.cuda.is_available() else 'cpu'
     check_device(args.device)
-    choices = dict(DEFAULTS[args.device.partition(':')[0]])
+    choices = EVERYWHERE | DEFAULTS[args.device.partition(':')[0]]
+    official = why_no_kernels(args.device) is None
+    if official and args.device != 'cpu':
+        choices['models'] = [*choices['models'], 'official_vim_t']
+    choices |= PRESETS.get(args.preset, {})
     choices['num_batches'] = 4 if args.checkpoint else 1
     choices['force_exit'] = [] if args.checkpoint else [0.5, 1.0]
+    if args.evaluate and not args.checkpoint:
+        raise ValueError('--evaluate needs --checkpoint, weights to test')
     if args.protocol == 'vim':
         if args.dtype not in (None, 'fp32') or args.batch_size:
             raise ValueError(
@@ -173,7 +206,8 @@ def make_plan(args: argparse.Namespace) -> FpsPlan:
     return plan
 
 
-def build_models(args: argparse.Namespace) -> list[BenchModel]:
+def read_configs(args: argparse.Namespace) -> list[tuple]:
+    """Name, config and checkpoint or None of every model."""
     configs = {name: named_config(name) for name in args.models}
     for path in args.configs or []:
         name = Path(path).stem
@@ -185,12 +219,17 @@ def build_models(args: argparse.Namespace) -> list[BenchModel]:
             f'{len(configs)} models'
         )
     checkpoints = [*args.checkpoint, *[None] * spare]
-    return [
-        prepare_model(name, cfg, args.fpn, checkpoint, args.device)
-        for (name, cfg), checkpoint in zip(
-            configs.items(), checkpoints, strict=True
-        )
-    ]
+    return list(zip(configs, configs.values(), checkpoints, strict=True))
+
+
+def say_where(facts: dict, images: str) -> str:
+    gpu = facts.get('gpu', {})
+    parts = [facts['device'], f'{facts["threads"]} threads']
+    parts += [f'torch {facts["torch"]}', *(f'{k} {gpu[k]}' for k in gpu)]
+    return (
+        f'{", ".join(parts)}; {images}; FPS is of the median, × Vim of '
+        'medians in the same turns'
+    )
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -201,7 +240,11 @@ def run(args: argparse.Namespace, console: Console) -> None:
     # full float32, as the protocols that this is compared with
     torch.backends.cudnn.allow_tf32 = False
     images = read_images(args.images, max(plan.batch_sizes) * plan.batches)
-    models = build_models(args)
+    configs = read_configs(args)
+    models = [
+        prepare_model(name, cfg, args.fpn, checkpoint, args.device)
+        for name, cfg, checkpoint in configs
+    ]
     random = [m.name for m in models[len(args.checkpoint) :] if m.early_exit]
     if random:
         console.print(
@@ -210,6 +253,12 @@ def run(args: argparse.Namespace, console: Console) -> None:
             'gives weights.'
         )
     facts = environment(args.device, PACKAGES)
+    settings = dict(asdict(plan), fpn=args.fpn, images=len(images))
+
+    def keep(records: list[FpsRecord]) -> None:
+        if args.out:
+            save(args.out, dict(facts, settings=settings), records)
+
     columns = (
         *(TextColumn('{task.description}'), BarColumn()),
         *(TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn()),
@@ -220,19 +269,21 @@ def run(args: argparse.Namespace, console: Console) -> None:
         records = bench_fps(
             *(models, images, plan, not args.no_memory),
             step=lambda: progress.advance(task),
+            keep=keep,
         )
+    if args.evaluate:
+        for name, cfg, checkpoint in configs:
+            if checkpoint is not None:
+                records = add_scores(records, name, cfg, checkpoint)
+        keep(records)
     console.print(fps_table(records))
     for line in remarks(records):
         console.print(line)
-    distinct = f'{len(images)} different images'
+    source = args.images or 'sample data'
     console.print(
-        f'{facts["device"]}, {facts["threads"]} threads, torch '
-        f'{facts["torch"]}; {distinct} from {args.images or "sample data"}; '
-        'FPS is of the median, × Vim of medians in the same turns'
+        say_where(facts, f'{len(images)} different images from {source}')
     )
     if args.out:
-        settings = dict(asdict(plan), fpn=args.fpn, images=len(images))
-        save(args.out, dict(facts, settings=settings), records)
         console.print(f'written to {args.out}')
     if args.plot:
         plot_fps(records, facts['device'], args.plot)

@@ -61,9 +61,19 @@ def compare(
         for r in records
         if r.time is not None and r.exit_rate is None
     }
+    vims, officials = (
+        [bench for bench in models.values() if getattr(bench, kind)]
+        for kind in ('is_vim', 'is_official')
+    )
     compared = []
     for record in records:
-        vim = _baseline(models[record.case.model], models)
+        bench = models[record.case.model]
+        official = _baseline(bench, officials)
+        key = (official.name if official else '', record.case.scope)
+        if record.time is not None and key in measured:
+            ratio = measured[key] / record.time.median
+            record = replace(record, vs_official=ratio)
+        vim = _baseline(bench, vims)
         key = (vim.name if vim else '', record.case.scope)
         if record.time is None or key not in measured:
             compared.append(record)
@@ -73,17 +83,16 @@ def compare(
         backbone = measured.get((vim.name, 'backbone'))
         if record.exit_rate is not None and backbone is not None:
             head = measured[key] / backbone - 1
-            bound = _bound(record, models[record.case.model], vim, head)
+            bound = _bound(record, bench, vim, head)
             record = replace(record, bound=bound, share_of_bound=ratio / bound)
         compared.append(record)
     return compared
 
 
 def _baseline(
-    bench: BenchModel, models: dict[str, BenchModel]
+    bench: BenchModel, vims: Sequence[BenchModel]
 ) -> BenchModel | None:
     """The Vim of the same width, or else the smallest, None without any."""
-    vims = [other for other in models.values() if other.is_vim]
     same = [vim for vim in vims if vim.channels == bench.channels]
     return min(same or vims, key=lambda vim: vim.channels, default=None)
 

@@ -47,6 +47,20 @@ class FpsCase:
     exit_resolution: str | None = None
 
 
+def describe_exits(case: FpsCase) -> str:
+    """How a case's images come to exit, '-' for models without exits."""
+    if case.exit_resolution is None:
+        return '-'
+    how = (
+        f'eta {case.eta:g}'
+        if case.forced is None
+        else f'forced {case.forced:g}'
+    )
+    if case.exit_resolution == 'coarse':
+        how += ', at 1/32'
+    return how
+
+
 @dataclass(frozen=True)
 class FpsRecord:
     """What was measured; None where it was not.
@@ -59,10 +73,13 @@ class FpsRecord:
         fps: Images a second, of the median.
         log10_fps: Its logarithm.
         vs_vim: FPS over that of the plain Vim in the same run and scope.
+        vs_official: The same over the official Vim's sequence of calls.
         memory: Peak memory above weights and images, MiB.
         gflops: G multiply-adds of an image at that exit rate.
         bound: What ``vs_vim`` could be at best, see :func:`speed_bound`.
         share_of_bound: ``vs_vim`` over it.
+        score: Metric of the dataset at these exits, 'mIoU 41.30'.
+        note: What else must be known.
         reason: Why it could not run.
     """
 
@@ -73,10 +90,13 @@ class FpsRecord:
     fps: float | None = None
     log10_fps: float | None = None
     vs_vim: float | None = None
+    vs_official: float | None = None
     memory: float | None = None
     gflops: float | None = None
     bound: float | None = None
     share_of_bound: float | None = None
+    score: str | None = None
+    note: str | None = None
     reason: str | None = None
 
 
@@ -135,7 +155,7 @@ class FpsPlan:
             if number < 1:
                 raise ValueError(f'{name} must be at least 1, got {number}')
         for share, batch in product(self.forced, self.batch_sizes):
-            if not math.isclose(share * batch, round(share * batch)):
+            if not _is_whole(share * batch):
                 raise ValueError(
                     f'--force-exit {share:g} of a batch of {batch} is no '
                     'whole number of images; change it or --batch-size'
@@ -144,6 +164,10 @@ class FpsPlan:
             raise ValueError(
                 '--dtype fp16 needs a GPU; on the CPU use fp32 or bf16'
             )
+
+    def splits(self, batch: int) -> bool:
+        """Whether forced shares of a batch are whole images."""
+        return all(_is_whole(share * batch) for share in self.forced)
 
     def cases(
         self, bench: BenchModel, size: Size, batch: int
@@ -170,3 +194,7 @@ class FpsPlan:
             return True
         never = case.eta == 1 or case.forced == 0
         return case.scope != 'backbone' and not never
+
+
+def _is_whole(number: float) -> bool:
+    return math.isclose(number, round(number))

@@ -22,6 +22,7 @@ from .models import BenchModel
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
 MIN_SIDE = 32
 SAMPLE_SIDE = 512
+MAX_SAMPLES = 16  # each takes half a second to draw
 
 
 def check_size(size: Size) -> None:
@@ -42,14 +43,14 @@ def read_images(folder: str | Path | None, number: int) -> list[np.ndarray]:
 
     Args:
         folder: Searched with its subfolders.
-        number: At most so many.
+        number: At most so many; of sample data no more than ``MAX_SAMPLES``.
 
     Raises:
         FileNotFoundError: the folder is missing or has no images.
         ValueError: an image cannot be read.
     """
     if folder is None:
-        return _sample_images(number)
+        return _sample_images(min(number, MAX_SAMPLES))
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -127,14 +128,14 @@ def make_batches(
     batches = []
     for _ in range(number):
         array = np.stack(list(itertools.islice(endless, batch_size)))
-        x = torch.from_numpy(array).permute(0, 3, 1, 2).float()
+        x = torch.from_numpy(array).to(device).permute(0, 3, 1, 2).float()
         mean = getattr(preprocessor, 'mean', None)
         if mean is not None:
-            x = (x - mean.cpu()) / preprocessor.std.cpu()
+            x = (x - mean.to(device)) / preprocessor.std.to(device)
         x = F.pad(x, (0, shape[1] - size[1], 0, shape[0] - size[0]))
         valid = None
         if bench.early_exit and shape != tuple(size):
             content = content_mask([size] * batch_size, shape, x)
-            valid = valid_cells(content, 2 * bench.net.patch_size).to(device)
-        batches.append((x.contiguous().to(device), valid))
+            valid = valid_cells(content, 2 * bench.net.patch_size)
+        batches.append((x.contiguous(), valid))
     return batches

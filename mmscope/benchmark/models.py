@@ -21,8 +21,10 @@ from mmscope.models import (
     has_exits,
 )
 from mmscope.utils.checkpoint import load_weights
+from mmscope.utils.flops_trace import on_meta, trace
 
 from .build import build_model
+from .official_vim import OfficialVim
 
 CONFIGS = Path(mmscope.__file__).parents[1] / 'configs'
 SCOPES = ('backbone', 'fpn', 'head')
@@ -33,6 +35,7 @@ BASE = dict(
     decode_head=dict(in_channels=[768] * 4, channels=768),
     auxiliary_head=dict(in_channels=768),
 )
+OFFICIAL = dict(backbone=dict(type='mmscope.OfficialVim'))
 # the config of each name, and what differs from it
 NAMED: dict[str, tuple[str, dict]] = {
     'mambascope_t': ('mambascope_t', {}),
@@ -41,6 +44,8 @@ NAMED: dict[str, tuple[str, dict]] = {
     'vim_t': ('vim_t', {}),
     'vim_s': ('vim_s', {}),
     'vim_b': ('vim_s', BASE),
+    'official_vim_t': ('vim_t', OFFICIAL),
+    'official_vim_s': ('vim_s', OFFICIAL),
     'deit_t': ('deit_t', {}),
     'deit_s': ('deit_s', {}),
     'resnet50': ('resnet50', {}),
@@ -94,7 +99,13 @@ class BenchModel:
     @property
     def is_vim(self) -> bool:
         """Whether it is the baseline that others are compared with."""
-        return isinstance(self.net, VisionMambaBackbone)
+        is_vim = isinstance(self.net, VisionMambaBackbone)
+        return is_vim and not self.is_official
+
+    @property
+    def is_official(self) -> bool:
+        """Whether it runs the official Vim's sequence of calls."""
+        return isinstance(self.net, OfficialVim)
 
 
 def named_config(name: str) -> Config:
@@ -146,12 +157,11 @@ def prepare_model(
     model = build_model(cfg)
     if checkpoint is not None:
         load_weights(model, checkpoint, cfg.filename)
-    maps = _maps_of(model, cfg)
+    maps = _maps_of(model.backbone, cfg)
     channels = maps[-1].shape[1]
     pyramid = _make_pyramid(getattr(model, 'neck', None), maps, cfg)
     if fpn == 'full':
-        with torch.no_grad():
-            maps = pyramid(maps)
+        _, maps = trace(on_meta(pyramid), lambda pyramid: pyramid(maps))
         behind = MODELS.build(
             dict(
                 type='mmdet.FPN',
@@ -167,13 +177,14 @@ def prepare_model(
     return BenchModel(name, model, pyramid, channels)
 
 
-def _maps_of(model: BaseModel, cfg: Config) -> Maps:
+def _maps_of(net: nn.Module, cfg: Config) -> Maps:
     """What the backbone makes of a small image, if a pyramid can be made."""
-    net = model.backbone
     side = 2 * max(getattr(net, 'size_divisor', 32), 32)
-    image = torch.zeros(1, 3, side, side)
-    with torch.no_grad(), deciding(model, image):
-        maps = net(image)
+    image = torch.empty(1, 3, side, side, device='meta')
+    net = on_meta(net)
+    if isinstance(net, MambaScopeBackbone):  # nobody asks for its decision
+        net.eta, net.exit_policy = 1.0, None
+    _, maps = trace(net, lambda net: net(image))
     maps = maps if isinstance(maps, tuple | list) else (maps,)
     if all(torch.is_tensor(m) and m.ndim == 4 for m in maps):
         return tuple(maps)

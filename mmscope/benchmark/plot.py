@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,14 +11,16 @@ import matplotlib.pyplot as plt
 
 from mmscope.visualization.figure import save_figure
 
-from .cases import FpsRecord
-from .report import SCOPE_NAMES, describe_exits
+from .cases import FpsRecord, describe_exits
+from .report import SCOPE_NAMES
+
+PANELS = dict(log10_fps='log10 FPS', memory='peak memory (MiB)')
 
 
 def plot_fps(
     records: Sequence[FpsRecord], device: str, path: str | Path
 ) -> None:
-    """Plot log10 FPS and peak memory over the resolution.
+    """Plot log10 FPS, and peak memory if measured, over the resolution.
 
     One line for each model and eta (or forced share of exits), one column
     for each scope.
@@ -39,26 +41,30 @@ def plot_fps(
         for scope in SCOPE_NAMES
         if any(record.case.scope == scope for record in measured)
     ]
+    lines = _lines(measured)
+    panels = {
+        name: label
+        for name, label in PANELS.items()
+        if any(getattr(record, name) is not None for record in measured)
+    }
     figure, axes = plt.subplots(
-        2, len(scopes), figsize=(5 * len(scopes), 7.5), squeeze=False
+        *(len(panels), len(scopes)),
+        figsize=(5 * len(scopes), 3.75 * len(panels)),
+        squeeze=False,
     )
     styles = {
         label: f'C{number % 10}' + ('o-', 's--', '^:')[number // 10 % 3]
-        for number, label in enumerate(_lines(measured))
+        for number, label in enumerate(lines)
     }
     for column, scope in zip(axes.T, scopes, strict=True):
-        lines = _lines([r for r in measured if r.case.scope == scope])
-        for label, points in lines.items():
-            for axis, name in zip(
-                column, ('log10_fps', 'memory'), strict=True
-            ):
-                _draw(axis, points, name, styles[label], label)
-        column[0].set_title(SCOPE_NAMES[scope])
-        column[0].set_ylabel('log10 FPS')
-        column[1].set_ylabel('peak memory (MiB)')
-        column[1].set_xlabel('resolution (pixels)')
-        for axis in column:
+        for axis, name in zip(column, panels, strict=True):
+            for label, points in lines.items():
+                shown = [r for r in points if r.case.scope == scope]
+                _draw(axis, shown, name, styles[label], label)
+            axis.set_ylabel(panels[name])
             axis.grid(alpha=0.3)
+        column[0].set_title(SCOPE_NAMES[scope])
+        column[-1].set_xlabel('resolution (pixels)')
     legend = {
         label: line
         for axis in axes[0]
@@ -78,18 +84,32 @@ def plot_fps(
 
 
 def _lines(records: Sequence[FpsRecord]) -> dict[str, list[FpsRecord]]:
-    """Records that belong to one line, by what stands in the legend."""
-    batches = {record.case.batch_size for record in records}
+    """Records that belong to one line, by what stands in the legend.
+
+    Cases that are the same work at every resolution are one line.
+    """
+    batches = Counter(
+        (r.case.model, r.case.scope, describe_exits(r.case), r.case.size)
+        for r in records
+    )
+    several = max(batches.values()) > 1
     lines = defaultdict(list)
     for record in records:
         case = record.case
-        label = case.model
-        if record.exit_rate is not None:
-            label += f', {describe_exits(case)}'
-        if len(batches) > 1:
-            label += f', batch {case.batch_size}'
-        lines[label].append(record)
-    return lines
+        batch = case.batch_size if several else None
+        lines[case.model, describe_exits(case), batch].append(record)
+    labels = defaultdict(list)
+    for (model, how, batch), line in lines.items():
+        speeds = tuple(record.fps for record in line)
+        labels[model, batch, speeds].append((how, line))
+    named = {}
+    for (model, batch, _), equal in labels.items():
+        label = model
+        if equal[0][1][0].exit_rate is not None:
+            label += f', {" = ".join(how for how, _ in equal)}'
+        label += '' if batch is None else f', batch {batch}'
+        named[label] = equal[0][1]
+    return named
 
 
 def _draw(

@@ -12,72 +12,80 @@ from typing import Any
 import mmengine
 from rich.table import Table
 
-from .cases import FpsCase, FpsRecord
+from .cases import FpsRecord, describe_exits
 
 COLUMNS = (
     *('model', 'params', 'exits', 'resolution', 'batch', 'dtype', 'scan'),
-    *('scope', 'exit rate', 'fps', 'IQR %', 'log10', '× Vim', 'peak MiB'),
-    *('GFLOPs', 'bound', 'of bound'),
+    *('scope', 'exit rate', 'fps', 'IQR %', 'log10', 'p50 ms', 'p99 ms'),
+    *('× Vim', '× official', 'peak MiB', 'GFLOPs', 'bound', 'of bound'),
+    'score',
 )
 SCOPE_NAMES = dict(backbone='backbone', fpn='+FPN', head='+full head')
 
 
-def describe_exits(case: FpsCase) -> str:
-    """How a case's images come to exit, '-' for models without exits."""
-    if case.exit_resolution is None:
-        return '-'
-    how = (
-        f'eta {case.eta:g}'
-        if case.forced is None
-        else f'forced {case.forced:g}'
-    )
-    if case.exit_resolution == 'coarse':
-        how += ', at 1/32'
-    return how
-
-
 def fps_table(records: Sequence[FpsRecord]) -> Table:
-    """Lay out all that was measured; what could not run is left out."""
-    table = Table(*COLUMNS)
+    """Lay out what was measured; columns that hold nothing are left out."""
+    measured = [record for record in records if record.time is not None]
+    rows = [_row(record) for record in measured]
+    shown = [
+        number
+        for number in range(len(COLUMNS))
+        if any(row[number] != '-' for row in rows)
+    ]
+    table = Table(*(COLUMNS[number] for number in shown))
     last = None
-    for record in records:
-        case, time = record.case, record.time
-        if time is None:
-            continue
+    for record, row in zip(measured, rows, strict=True):
+        case = record.case
         group = (case.size, case.batch_size, case.scope)
         if last not in (None, group):
             table.add_section()
         last = group
-        table.add_row(
-            case.model,
-            f'{record.params / 1e6:.2f}M',
-            describe_exits(case),
-            'x'.join(map(str, case.size)),
-            str(case.batch_size),
-            case.dtype,
-            case.backend,
-            SCOPE_NAMES[case.scope],
-            _figure(record.exit_rate, '.4f'),
-            _figure(record.fps, '.2f'),
-            f'{100 * time.spread / time.median:.0f}',
-            _figure(record.log10_fps, '.3f'),
-            _figure(record.vs_vim, '.3f'),
-            _figure(record.memory, '.0f'),
-            _figure(record.gflops, '.2f'),
-            _figure(record.bound, '.3f'),
-            _figure(record.share_of_bound, '.1%'),
-        )
+        table.add_row(*(row[number] for number in shown))
     return table
+
+
+def _row(record: FpsRecord) -> tuple[str, ...]:
+    case, time = record.case, record.time
+    return (
+        case.model,
+        f'{record.params / 1e6:.2f}M',
+        describe_exits(case),
+        'x'.join(map(str, case.size)),
+        str(case.batch_size),
+        case.dtype,
+        case.backend,
+        SCOPE_NAMES[case.scope],
+        _figure(record.exit_rate, '.4f'),
+        _figure(record.fps, '.2f'),
+        f'{100 * time.spread / time.median:.0f}',
+        _figure(record.log10_fps, '.3f'),
+        *_latency(record),
+        _figure(record.vs_vim, '.3f'),
+        _figure(record.vs_official, '.3f'),
+        _figure(record.memory, '.0f'),
+        _figure(record.gflops, '.2f'),
+        _figure(record.bound, '.3f'),
+        _figure(record.share_of_bound, '.1%'),
+        record.score or '-',
+    )
 
 
 def _figure(value: float | None, layout: str) -> str:
     return '-' if value is None else f'{value:{layout}}'
 
 
+def _latency(record: FpsRecord) -> tuple[str, str]:
+    """Of single images, where they were run one by one."""
+    if record.case.batch_size > 1:
+        return '-', '-'
+    return f'{record.time.p50:.2f}', f'{record.time.p99:.2f}'
+
+
 def remarks(records: Sequence[FpsRecord]) -> list[str]:
     """What the table alone does not say, a line each."""
     failed = {(r.case.model, r.reason) for r in records if r.reason}
     lines = [f'{name} was not measured: {why}' for name, why in sorted(failed)]
+    lines += sorted({f'{r.case.model}: {r.note}' for r in records if r.note})
     by_width = {'vim_t': 'deit_t', 'vim_s': 'deit_s'}
     for vim, deit in by_width.items():
         for scope in SCOPE_NAMES:

@@ -3,94 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from mmscope.models import ForcedExit, exit_settings
-from mmscope.ops import use_backend
-from mmscope.utils.flops import Size, model_flops
+from mmscope.utils.flops import ModelFlops, Size
 
 from .bound import compare
-from .cases import DTYPES, FpsCase, FpsPlan, FpsRecord
-from .inputs import make_batches
-from .memory import peak_memory
-from .models import (
-    SCOPES,
-    BenchModel,
-    deciding,
-    run_batch,
+from .cases import FpsCase, FpsPlan, FpsRecord, describe_exits
+from .inputs import fit, make_batches
+from .jobs import (
+    Batches,
+    exited_images,
+    flops_of,
+    gflops_of,
+    timed,
+    work_of,
 )
-from .timing import Timing, stopwatch, time_in_turns
+from .memory import peak_memory
+from .models import SCOPES, BenchModel
+from .timing import Job, Timing, stopwatch, time_in_turns
 
-FORCED_ETA = 0.5  # any threshold between the forced confidences 0 and 1
-
-
-@contextmanager
-def settings_of(case: FpsCase, bench: BenchModel) -> Iterator[None]:
-    """Set precision, scan backend and exits inside the block."""
-    with (
-        torch.no_grad(),
-        use_backend(case.backend),
-        _autocast(case),
-        _exits(case, bench),
-    ):
-        yield
-
-
-@contextmanager
-def _exits(case: FpsCase, bench: BenchModel) -> Iterator[None]:
-    """Set what a case says of exits inside the block."""
-    if not bench.early_exit:
-        yield
-        return
-    policy = None
-    if case.forced is not None:
-        # the model's own policy is asked, and then overruled
-        policy = ForcedExit(case.forced, bench.net.exit_policy)
-    with exit_settings(bench.net, eta_of(case), policy, case.exit_resolution):
-        yield
-
-
-def _autocast(case: FpsCase) -> AbstractContextManager:
-    dtype = DTYPES[case.dtype]
-    kind = torch.device(case.device).type
-    return nullcontext() if dtype is None else torch.autocast(kind, dtype)
-
-
-def eta_of(case: FpsCase) -> float | None:
-    """The threshold that the backbone gets."""
-    return case.eta if case.forced is None else FORCED_ETA
-
-
-def make_job(
-    case: FpsCase, bench: BenchModel, batches: list
-) -> Callable[[], None]:
-    """Return a call that runs all batches once."""
-
-    def job() -> None:
-        with settings_of(case, bench):
-            for images, valid in batches:
-                run_batch(bench, case.scope, images, valid)
-
-    return job
-
-
-def count_exits(
-    case: FpsCase, bench: BenchModel, batches: list
-) -> float | None:
-    """Share of the images that exit, None for a model without exits."""
-    if not bench.early_exit:
-        return None
-    exited = []
-    for images, valid in batches:
-        with settings_of(case, bench), deciding(bench.model, images):
-            exited.append(bench.net.coarse(images, valid).exited)
-    return torch.cat(exited).float().mean().item()
+# seconds of a turn: events in a GPU's stream are hardly disturbed
+TURN_SECONDS = dict(cpu=0.1, cuda=0.02)
+OUT_OF_MEMORY = torch.OutOfMemoryError
 
 
 def bench_fps(
@@ -99,8 +40,12 @@ def bench_fps(
     plan: FpsPlan,
     memory: bool = True,
     step: Callable[[], None] = lambda: None,
+    keep: Callable[[list[FpsRecord]], None] = lambda records: None,
 ) -> list[FpsRecord]:
     """Time all models, those of one size and batch size in turns.
+
+    A batch that does not fit into a GPU's memory is halved for all models of
+    that size.
 
     Args:
         models: What to measure.
@@ -108,16 +53,39 @@ def bench_fps(
         plan: How.
         memory: Whether to measure memory, with one more call of each.
         step: Called after each turn, and after each measurement of memory.
+        keep: Called with all records so far, after each size and batch size.
 
     Raises:
         ValueError: the plan cannot be measured.
     """
     plan.check()
     records = []
-    for size, batch in product(plan.sizes, plan.batch_sizes):
-        group = _bench_group(models, images, plan, size, batch, memory, step)
-        records += compare(group, {bench.name: bench for bench in models})
+    for size, asked in product(plan.sizes, plan.batch_sizes):
+        pictures = [fit(image, size) for image in images]
+        group = partial(_Group, models, pictures, plan, size, memory=memory)
+        batch = asked
+        while True:
+            try:
+                found = group(batch, fatal=_fatal(plan, batch)).measure(step)
+                break
+            except OUT_OF_MEMORY:
+                batch //= 2
+            torch.cuda.empty_cache()
+        if batch < asked:
+            note = f'a batch of {asked} does not fit at {size[0]}x{size[1]}'
+            found = [
+                replace(r, note='; '.join(filter(None, [r.note, note])))
+                for r in found
+            ]
+        records += compare(found, {bench.name: bench for bench in models})
+        keep(records)
     return records
+
+
+def _fatal(plan: FpsPlan, batch: int) -> tuple[type[Exception], ...]:
+    """Errors after which a smaller batch is tried, if there is one."""
+    divisible = batch % 2 == 0 and plan.splits(batch // 2)
+    return (OUT_OF_MEMORY,) if divisible else ()
 
 
 def count_steps(
@@ -132,54 +100,130 @@ def count_steps(
     )
 
 
-def _bench_group(
-    models: Sequence[BenchModel],
-    images: Sequence[np.ndarray],
-    plan: FpsPlan,
-    size: Size,
-    batch: int,
-    memory: bool,
-    step: Callable[[], None],
-) -> list[FpsRecord]:
-    jobs, records = {}, {}
-    only = plan.exit_resolutions[0] if len(plan.exit_resolutions) < 2 else None
-    for bench in models:
-        batches = make_batches(
-            images, bench, size, batch, plan.batches, plan.device
+@dataclass
+class _Group:
+    """What is measured in turns: all models at one size and batch size.
+
+    Attributes:
+        models: What is measured.
+        images: RGB images of that size, (H, W, 3).
+        plan: How.
+        size: (H, W) before padding.
+        batch: Images of a batch.
+        memory: Whether to measure memory.
+        fatal: Errors that end the measurement.
+        jobs: What is timed.
+        records: What is known of each case.
+        twins: Cases that are the same work as another.
+        flops: Counted so far, by model and where exited images end.
+    """
+
+    models: Sequence[BenchModel]
+    images: Sequence[np.ndarray]
+    plan: FpsPlan
+    size: Size
+    batch: int
+    memory: bool
+    fatal: tuple[type[Exception], ...] = ()
+    jobs: dict[FpsCase, Job] = field(default_factory=dict)
+    records: dict[FpsCase, FpsRecord] = field(default_factory=dict)
+    twins: dict[FpsCase, FpsCase] = field(default_factory=dict)
+    flops: dict[tuple, ModelFlops] = field(default_factory=dict)
+
+    def measure(self, step: Callable[[], None]) -> list[FpsRecord]:
+        """Time everything, and call ``step`` after each turn."""
+        for bench in self.models:
+            self._prepare(bench, step)
+        device = self.plan.device
+        timings = time_in_turns(
+            *(self.jobs, self.plan.repeats, stopwatch(device), step),
+            fatal=self.fatal,
+            turn_seconds=TURN_SECONDS[torch.device(device).type],
         )
-        for case in plan.cases(bench, size, batch):
-            record = FpsRecord(case, bench.parameters(case.scope))
-            if case.scope == 'head' and bench.head is None:
-                reason = f'{bench.name} has no decode_head'
-                records[case] = replace(record, reason=reason)
-                continue
-            rate = count_exits(case, bench, batches)
-            if not rate and case.exit_resolution == 'coarse' != only:
-                for _ in range(plan.repeats + memory):
-                    step()  # nothing exits: the same work as at 'fine'
-                continue
-            jobs[case] = make_job(case, bench, batches)
-            gflops = count_gflops(case, bench, rate)
-            records[case] = replace(record, exit_rate=rate, gflops=gflops)
-    timings = time_in_turns(jobs, plan.repeats, stopwatch(plan.device), step)
-    for case, timing in timings.items():
+        for case, timing in timings.items():
+            self.records[case] = self._filled(case, timing, step)
+        for case, twin in self.twins.items():
+            how, same = describe_exits(case), describe_exits(twin)
+            note = f'{how} is the same work as {same}, measured once'
+            record = replace(self.records[twin], case=case, note=note)
+            self.records[case] = record
+        order = SCOPES.index
+        return sorted(self.records.values(), key=lambda r: order(r.case.scope))
+
+    def _prepare(self, bench: BenchModel, step: Callable[[], None]) -> None:
+        """Make the jobs of one model, those of equal work once."""
+        batches = make_batches(
+            *(self.images, bench, self.size, self.batch),
+            *(self.plan.batches, self.plan.device),
+        )
+        exits, seen = {}, {}
+        for case in self.plan.cases(bench, self.size, self.batch):
+            how = (case.eta, case.forced)
+            if how not in exits:
+                exits[how] = exited_images(case, bench, batches)
+            work = work_of(case, exits[how])
+            if work in seen:
+                self.twins[case] = seen[work]
+            elif self._adds_something(case, exits[how]):
+                seen[work] = case
+                self._add(case, bench, batches, exits[how])
+            if case not in self.jobs:
+                for _ in range(self.plan.repeats + self.memory):
+                    step()
+
+    def _adds_something(self, case: FpsCase, exited: Tensor | None) -> bool:
+        """Whether a case is not the same as one at the fine resolution."""
+        if case.exit_resolution != 'coarse' or exited.any():
+            return True
+        return 'fine' not in self.plan.exit_resolutions
+
+    def _add(
+        self,
+        case: FpsCase,
+        bench: BenchModel,
+        batches: Batches,
+        exited: Tensor | None,
+    ) -> None:
+        rate = None if exited is None else exited.float().mean().item()
+        record = FpsRecord(case, bench.parameters(case.scope), rate)
+        if case.scope == 'head' and bench.head is None:
+            reason = f'{bench.name} has no decode_head'
+            self.records[case] = replace(record, reason=reason)
+            return
+        self.jobs[case] = timed(case, bench, batches)
+        gflops = self._gflops(case, bench, rate)
+        self.records[case] = replace(record, gflops=gflops)
+
+    def _filled(
+        self, case: FpsCase, timing: Timing | str, step: Callable[[], None]
+    ) -> FpsRecord:
+        """A record with what was measured, or why nothing was."""
+        record = self.records[case]
         if isinstance(timing, str):
-            records[case] = replace(records[case], reason=timing)
-            continue
+            return replace(record, reason=timing)
         peak = None
-        if memory:
-            peak = peak_memory(jobs[case], plan.device)
+        if self.memory:
+            job = self.jobs[case]
+            job = job if callable(job) else job[0]
+            peak = peak_memory(job, self.plan.device)
             step()
-        time = per_image(timing, batch * plan.batches)
+        time = per_image(timing, self.batch * self.plan.batches)
         fps = 1e3 / time.median
-        records[case] = replace(
-            records[case],
+        return replace(
+            record,
             time=time,
             fps=fps,
             log10_fps=math.log10(fps),
             memory=peak,
         )
-    return sorted(records.values(), key=lambda r: SCOPES.index(r.case.scope))
+
+    def _gflops(
+        self, case: FpsCase, bench: BenchModel, rate: float | None
+    ) -> float:
+        key = (bench.name, case.scope == 'head', case.exit_resolution)
+        if key not in self.flops:
+            self.flops[key] = flops_of(case, bench)
+        return gflops_of(self.flops[key], case.scope, rate)
 
 
 def per_image(timing: Timing, images: int) -> Timing:
@@ -190,25 +234,3 @@ def per_image(timing: Timing, images: int) -> Timing:
         minimum=timing.minimum / images,
         spread=timing.spread / images,
     )
-
-
-def count_gflops(
-    case: FpsCase, bench: BenchModel, exit_rate: float | None
-) -> float:
-    """G multiply-adds of an image, as far as the scope reaches."""
-    parts = dict(
-        backbone=bench.net,
-        fpn=_Parts(bench.net, bench.pyramid, None),
-        head=bench.model,
-    )
-    with _exits(case, bench):
-        flops = model_flops(parts[case.scope], case.size)
-    return flops.expected(exit_rate or 0.0).total() / 1e9
-
-
-class _Parts:
-    """What :func:`model_flops` looks for in a model."""
-
-    def __init__(self, backbone, neck, decode_head) -> None:
-        self.backbone, self.neck = backbone, neck
-        self.decode_head = decode_head

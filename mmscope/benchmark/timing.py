@@ -18,7 +18,6 @@ Job = Callable[[], object] | Sequence[Callable[[], object]]
 Stopwatch = Callable[[Callable[[], object]], float]
 
 MAX_CALLS = 10
-MIN_SECONDS = 0.1  # of a turn, unless MAX_CALLS are faster
 
 
 @dataclass(frozen=True)
@@ -99,6 +98,7 @@ def time_in_turns(
     seconds: Stopwatch = wall_seconds,
     step: Callable[[], None] = lambda: None,
     fatal: tuple[type[Exception], ...] = (),
+    turn_seconds: float = 0.1,
 ) -> dict[T, Timing | str]:
     """Time jobs in turns, so that a busy machine slows all of them alike.
 
@@ -112,6 +112,7 @@ def time_in_turns(
         seconds: Times one call, see :func:`stopwatch`.
         step: Called after each turn.
         fatal: Errors that end the measurement instead of failing their job.
+        turn_seconds: Time of a turn, unless ``MAX_CALLS`` are faster.
 
     Returns:
         By name; the error's text where a job failed in its warm-up.
@@ -121,7 +122,7 @@ def time_in_turns(
     calls, times, failed = {}, {}, {}
     for name, job in jobs.items():
         try:
-            calls[name] = _warm_up(_parts_of(job), seconds)
+            calls[name] = _warm_up(_parts_of(job), seconds, turn_seconds)
             times[name] = []
         except fatal:
             raise
@@ -146,15 +147,19 @@ def _parts_of(job: Job) -> Sequence[Callable[[], object]]:
     return (job,) if callable(job) else job
 
 
-def _warm_up(parts: Sequence[Callable[[], object]], seconds: Stopwatch) -> int:
+def _warm_up(
+    parts: Sequence[Callable[[], object]],
+    seconds: Stopwatch,
+    turn_seconds: float,
+) -> int:
     """Return how many calls make one turn, the uncounted one included."""
     for part in parts:
         part()
     for _ in range(3):
         last = sum(seconds(part) for part in parts)
-        if last > MIN_SECONDS:
+        if last > turn_seconds:
             return 1
-    return 1 + min(MAX_CALLS, int(MIN_SECONDS / last))
+    return 1 + min(MAX_CALLS, int(turn_seconds / last))
 
 
 @contextmanager

@@ -14,6 +14,12 @@ from mmscope.benchmark import run as fps_bench
 from mmscope.benchmark.bound import compare, speed_bound
 from mmscope.benchmark.cases import FpsCase, FpsPlan, FpsRecord
 from mmscope.benchmark.inputs import fit, make_batches, read_images
+from mmscope.benchmark.jobs import (
+    exited_images,
+    flops_of,
+    gflops_of,
+    make_job,
+)
 from mmscope.benchmark.models import (
     BenchModel,
     named_config,
@@ -22,13 +28,7 @@ from mmscope.benchmark.models import (
 )
 from mmscope.benchmark.plot import plot_fps
 from mmscope.benchmark.report import crossing, fps_table, remarks
-from mmscope.benchmark.run import (
-    bench_fps,
-    count_exits,
-    count_gflops,
-    count_steps,
-    make_job,
-)
+from mmscope.benchmark.run import bench_fps, count_steps
 from mmscope.benchmark.timing import Timing
 from mmscope.models import exit_settings
 from mmscope.ops import scan_backends
@@ -62,6 +62,10 @@ def case_of(bench: BenchModel, **options: object) -> FpsCase:
     return replace(case, **options)
 
 
+def rate_of(case: FpsCase, bench: BenchModel, batches: list) -> float:
+    return exited_images(case, bench, batches).float().mean().item()
+
+
 def record(
     model: str, milliseconds: float | None, scope: str = 'head', **options
 ) -> FpsRecord:
@@ -89,10 +93,10 @@ def test_a_job_does_the_work_that_is_reported(
 ) -> None:
     case = case_of(scoped, scope=scope, exit_resolution=resolution, **exits)
     batches = make_batches(PICTURES, scoped, SIZE, 2, 1, 'cpu')
-    rate = count_exits(case, scoped, batches)
+    rate = rate_of(case, scoped, batches)
     assert rate == exits.get('forced', 0.0)
     ran = traced_flops(make_job(case, scoped, batches))
-    reported = count_gflops(case, scoped, rate)
+    reported = gflops_of(flops_of(case, scoped), scope, rate)
     assert ran.total() / 2e9 == pytest.approx(reported, rel=1e-9)
 
 
@@ -115,10 +119,10 @@ def test_an_exit_policy_is_asked_as_in_inference(
     options = dict(exit_resolution=resolution, batch_size=4)
     for exits in (dict(eta=eta), dict(forced=0.5)):
         case = case_of(bench, **options, **exits)
-        rate = count_exits(case, bench, batches)
+        rate = rate_of(case, bench, batches)
         assert rate == 0.5
         ran = traced_flops(make_job(case, bench, batches))
-        reported = count_gflops(case, bench, rate)
+        reported = gflops_of(flops_of(case, bench), 'head', rate)
         assert ran.total() / 4e9 == pytest.approx(reported, rel=1e-9)
 
 
@@ -132,7 +136,7 @@ def test_exits_are_those_of_the_backbone(scoped) -> None:
     make_job(case_of(scoped, forced=1.0), scoped, batches)()
     for threshold, expected in ((eta, 0.5), (0.0, 1.0), (1.0, 0.0)):
         case = case_of(scoped, eta=threshold)
-        assert count_exits(case, scoped, batches) == expected
+        assert rate_of(case, scoped, batches) == expected
 
 
 def test_all_models_are_measured_in_one_run(scoped, vim, tmp_path) -> None:
@@ -332,7 +336,7 @@ def test_names_stand_for_configs() -> None:
 
 
 def test_a_time_is_that_of_one_image(vim, monkeypatch) -> None:
-    def take_turns(jobs: dict, *_: object) -> dict:
+    def take_turns(jobs: dict, *_: object, **__: object) -> dict:
         return dict.fromkeys(jobs, Timing(100.0, 80.0, 20.0, 3, 100.0, 110.0))
 
     monkeypatch.setattr(fps_bench, 'time_in_turns', take_turns)
@@ -340,6 +344,126 @@ def test_a_time_is_that_of_one_image(vim, monkeypatch) -> None:
     [one] = bench_fps([vim], PICTURES, plan, memory=False)
     assert one.time == Timing(25.0, 20.0, 5.0, 3, 100.0, 110.0)
     assert one.fps == 40
+
+
+def test_equal_work_is_measured_once(scoped, monkeypatch) -> None:
+    """All etas at which the same images exit, forced exits included."""
+    timed = []
+
+    def take_turns(jobs: dict, *_: object, **__: object) -> dict:
+        timed.extend(jobs)
+        return {
+            case: Timing(float(n), 1.0, 0.1, 3, 1.0, 1.0)
+            for n, case in enumerate(jobs, 1)
+        }
+
+    monkeypatch.setattr(fps_bench, 'time_in_turns', take_turns)
+    plan = replace(
+        PLAN, etas=(0.999, 0.9999, 1.0), forced=(0.0, 1.0), scopes=('fpn',)
+    )
+    records = bench_fps([scoped], PICTURES, plan, memory=False)
+    hows = [(case.eta, case.forced) for case in timed]
+    # eta = 1 is told apart: nobody asks which images exit
+    assert hows == [(0.999, None), (1.0, None), (None, 1.0), (None, 1.0)]
+    by_how = {(r.case.eta, r.case.forced): r for r in records}
+    first, twin = by_how[0.999, None], by_how[None, 0.0]
+    assert twin.fps == by_how[0.9999, None].fps == first.fps
+    assert twin.note == (
+        'forced 0 is the same work as eta 0.999, measured once'
+    )
+    assert first.note is None
+    assert f'mambascope: {twin.note}' in remarks(records)
+
+
+def test_a_batch_that_does_not_fit_is_halved(vim, scoped, monkeypatch) -> None:
+    tried = []
+
+    def take_turns(jobs: dict, *_: object, fatal: tuple, **__: object) -> dict:
+        batch = next(iter(jobs)).batch_size
+        tried.append(batch)
+        if batch > 2 and fatal:
+            raise torch.OutOfMemoryError('CUDA out of memory')
+        return dict.fromkeys(jobs, Timing(100.0, 80.0, 20.0, 3, 1.0, 1.0))
+
+    monkeypatch.setattr(fps_bench, 'time_in_turns', take_turns)
+    plan = replace(PLAN, batch_sizes=(8,), scopes=('backbone',))
+    records = bench_fps([vim, scoped], PICTURES, plan, memory=False)
+    assert tried == [8, 4, 2]
+    assert {record.case.batch_size for record in records} == {2}
+    assert records[0].fps == 20
+    assert all('batch of 8 does not fit at 64x96' in r.note for r in records)
+    # a third of an image cannot be forced: the error is the rows' reason
+    odd = replace(plan, batch_sizes=(6,), forced=(1 / 6, 0.5))
+    tried.clear()
+    bench_fps([scoped], PICTURES, odd, memory=False)
+    assert tried == [6]
+
+
+def test_single_images_have_latencies(scoped) -> None:
+    plan = replace(
+        PLAN, batch_sizes=(1,), batches=3, forced=(1.0,), scopes=('backbone',)
+    )
+    records = bench_fps([scoped], PICTURES, plan, memory=False)
+    for one in records:
+        # a call is three images, each of them timed
+        assert one.fps == pytest.approx(1e3 / one.time.median)
+        assert one.time.p50 <= one.time.p99
+        assert one.time.p50 == pytest.approx(one.time.median, rel=0.9)
+    columns = [str(column.header) for column in fps_table(records).columns]
+    assert {'p50 ms', 'p99 ms'} <= set(columns)
+
+
+def test_records_are_kept_after_each_size(vim) -> None:
+    kept = []
+    plan = replace(
+        PLAN, sizes=(SIZE, (64, 64)), forced=(), scopes=('backbone',)
+    )
+    bench_fps(
+        *([vim], PICTURES, plan, False),
+        keep=lambda records: kept.append(len(records)),
+    )
+    assert kept == [1, 2]
+
+
+def test_the_official_sequence_is_a_row(tiny_config, vim) -> None:
+    more = "model['backbone']['type'] = 'mmscope.OfficialVim'\n"
+    official = build(tiny_config(more, 'vim_t_ade20k'), 'official_vim')
+    assert official.is_official and not official.is_vim
+    plan = replace(PLAN, scopes=('backbone',), forced=())
+    records = bench_fps([official, vim], PICTURES, plan, memory=False)
+    assert records[0].reason.startswith('RuntimeError: OfficialVim cannot run')
+    assert records[0].gflops == records[1].gflops
+    models = dict(official_vim=official, vim=vim)
+    pair = [record('official_vim', 30.0), record('vim', 10.0)]
+    slow, fast = compare(pair, models)
+    assert (slow.vs_official, fast.vs_official) == (1, 3)
+    assert (slow.vs_vim, fast.vs_vim) == (1 / 3, 1)
+    assert named_config('official_vim_t').model.backbone.type == (
+        'mmscope.OfficialVim'
+    )
+
+
+def test_a_picture_shows_what_was_measured(scoped, monkeypatch) -> None:
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(
+        Figure, 'savefig', lambda self, *_, **__: drawn.append(self)
+    )
+    one = record('mambascope', 20.0, exit_rate=0.0, exit_resolution='fine')
+    records = [
+        replace(one, case=replace(one.case, eta=eta), log10_fps=1.7)
+        for eta in (0.6, 0.7)
+    ]
+    smaller = record('vim', 10.0, size=(32, 32))
+    smaller = replace(
+        smaller, case=replace(smaller.case, batch_size=1), log10_fps=2.0
+    )
+    plot_fps([*records, smaller], 'x', 'fps.png')
+    [figure] = drawn
+    [axis] = figure.axes  # no empty panel for a memory nobody measured
+    labels = axis.get_legend_handles_labels()[1]
+    assert labels == ['mambascope, eta 0.6 = eta 0.7', 'vim']
 
 
 def test_memory_can_be_left_out(vim, monkeypatch) -> None:

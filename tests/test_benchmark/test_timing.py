@@ -27,7 +27,7 @@ def test_parts_have_percentiles_of_their_own() -> None:
 
 
 def test_jobs_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, '_warm_up', lambda job, seconds: 2)
+    monkeypatch.setattr(timing, '_warm_up', lambda *_: 2)
     order = []
     jobs = {name: lambda name=name: order.append(name) for name in 'ab'}
     timings = time_in_turns(jobs, 2, step=lambda: order.append('|'))

@@ -83,6 +83,51 @@ def test_what_was_chosen_is_said_and_random_weights_are(
     assert (tmp_path / 'fps.png').is_file()
 
 
+def test_the_paper_s_figure_is_one_preset(
+    run_tool, tiny_config, tmp_path
+) -> None:
+    """Made small here; everything else is the preset's."""
+    report = tmp_path / 'fps.json'
+    config = tiny_config()
+    run_bench(
+        run_tool,
+        *('--configs', config, '--preset', 'figure6', '--batch-size', 2),
+        *('--force-exit', 1, '--out', report, '--plot', tmp_path / 'x.png'),
+    )
+    written = json.loads(report.read_text())
+    settings = written['environment']['settings']
+    assert settings['etas'] == [0.6, 0.7, 0.8]
+    assert settings['scopes'] == ['fpn']
+    assert settings['exit_resolutions'] == ['fine']
+    assert len(written['records']) == 4
+    assert (tmp_path / 'x.png').is_file()
+
+
+def test_the_score_stands_beside_the_speed(
+    run_tool, tiny_config, square_data, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # for its log
+    config = tiny_config(SQUARE, data=square_data)
+    state = build_model(Config.fromfile(config)).state_dict()
+    checkpoint = tmp_path / 'weights.pth'
+    torch.save(dict(state_dict=state), checkpoint)
+    out = tmp_path / 'test'
+    run_tool('test.py', config, checkpoint, '--eta', 0, '--out', out)
+    expected = json.loads((out / 'metrics.json').read_text())['mIoU']
+    report = tmp_path / 'fps.json'
+    run_bench(
+        run_tool,
+        *('--configs', config, '--checkpoint', checkpoint, '--evaluate'),
+        *('--eta', 0, '--force-exit', 1, '--batch-size', 2),
+        *('--scopes', 'backbone', '--exit-resolution', 'coarse'),
+        *('--num-batches', 1, '--out', report),
+    )
+    eta, forced = json.loads(report.read_text())['records']
+    assert eta['score'] == f'mIoU {expected:.2f}'
+    assert forced['score'] is None
+    assert eta['score'] in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -97,6 +142,7 @@ def test_what_was_chosen_is_said_and_random_weights_are(
             "device must be 'cpu', 'cuda' or 'cuda:N', got 'tpu'",
         ),
         (('--protocol', 'vim', '--dtype', 'bf16'), '--protocol vim is'),
+        (('--evaluate',), '--evaluate needs --checkpoint'),
         (
             ('--models', 'vim_t', '--checkpoint', 'a', 'b'),
             '--checkpoint has 2 files for 1 models',

@@ -1,0 +1,126 @@
+"""What fps_bench runs of a model: settings, calls, exits, work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmscope.models import ForcedExit, exit_settings
+from mmscope.ops import use_backend
+from mmscope.utils.flops import ModelFlops, model_flops
+
+from .cases import DTYPES, FpsCase
+from .models import BenchModel, deciding, run_batch
+from .timing import Job
+
+FORCED_ETA = 0.5  # any threshold between the forced confidences 0 and 1
+Batches = list[tuple[Tensor, Tensor | None]]
+
+
+@contextmanager
+def settings_of(case: FpsCase, bench: BenchModel) -> Iterator[None]:
+    """Set precision, scan backend and exits inside the block."""
+    with (
+        torch.no_grad(),
+        use_backend(case.backend),
+        _autocast(case),
+        _exits(case, bench),
+    ):
+        yield
+
+
+@contextmanager
+def _exits(case: FpsCase, bench: BenchModel) -> Iterator[None]:
+    """Set what a case says of exits inside the block."""
+    if not bench.early_exit:
+        yield
+        return
+    policy = None
+    if case.forced is not None:
+        # the model's own policy is asked, and then overruled
+        policy = ForcedExit(case.forced, bench.net.exit_policy)
+    with exit_settings(bench.net, eta_of(case), policy, case.exit_resolution):
+        yield
+
+
+def _autocast(case: FpsCase) -> AbstractContextManager:
+    dtype = DTYPES[case.dtype]
+    kind = torch.device(case.device).type
+    return nullcontext() if dtype is None else torch.autocast(kind, dtype)
+
+
+def eta_of(case: FpsCase) -> float | None:
+    """The threshold that the backbone gets."""
+    return case.eta if case.forced is None else FORCED_ETA
+
+
+def make_job(
+    case: FpsCase, bench: BenchModel, batches: Batches
+) -> Callable[[], None]:
+    """Return a call that runs all batches once."""
+
+    def job() -> None:
+        with settings_of(case, bench):
+            for images, valid in batches:
+                run_batch(bench, case.scope, images, valid)
+
+    return job
+
+
+def timed(case: FpsCase, bench: BenchModel, batches: Batches) -> Job:
+    """What is timed: all batches, or one by one to know their latency."""
+    if case.batch_size > 1:
+        return make_job(case, bench, batches)
+    return [make_job(case, bench, [batch]) for batch in batches]
+
+
+def exited_images(
+    case: FpsCase, bench: BenchModel, batches: Batches
+) -> Tensor | None:
+    """Images that exit, (N,) bool; None for a model without exits."""
+    if not bench.early_exit:
+        return None
+    exited = []
+    for images, valid in batches:
+        with settings_of(case, bench), deciding(bench.model, images):
+            exited.append(bench.net.coarse(images, valid).exited)
+    return torch.cat(exited).cpu()
+
+
+def work_of(case: FpsCase, exited: Tensor | None) -> tuple:
+    """What tells apart the work of the cases of one model.
+
+    At eta 0 and 1 nobody has to ask the device which images exit.
+    """
+    if exited is None:
+        return (case.scope,)
+    asks = case.eta not in (0, 1)
+    return case.scope, case.exit_resolution, asks, tuple(exited.tolist())
+
+
+def flops_of(case: FpsCase, bench: BenchModel) -> ModelFlops:
+    """Count all that a scope can reach: the whole model, or its pyramid."""
+    parts = _Parts(bench.net, bench.pyramid)
+    model = bench.model if case.scope == 'head' else parts
+    with _exits(case, bench):
+        return model_flops(model, case.size)
+
+
+def gflops_of(flops: ModelFlops, scope: str, rate: float | None) -> float:
+    """G multiply-adds of an image, as far as the scope reaches."""
+    count = flops.expected(rate or 0.0)
+    if scope == 'backbone':
+        del count['neck']
+    return count.total() / 1e9
+
+
+@dataclass
+class _Parts:
+    """What :func:`model_flops` looks for in a model."""
+
+    backbone: torch.nn.Module
+    neck: torch.nn.Module
