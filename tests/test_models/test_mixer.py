@@ -2,16 +2,19 @@
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+import torch.distributed as dist
 from mmengine.hooks import EMAHook
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.utils import parametrize, prune
 from torch.optim.swa_utils import AveragedModel
 
-from mmscope.models.layers import BiMambaMixer, ScoreMetric
+from mmscope.models.layers import BiMambaMixer, ScoreMetric, VimBlock
 
 X = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
 STACKED = (
@@ -111,17 +114,6 @@ def pruned(mixer: BiMambaMixer) -> None:
     prune.l1_unstructured(mixer.out_proj, 'weight', amount=0.5)
 
 
-def flat_views(mixer: BiMambaMixer) -> None:
-    """As FSDP does: plain views of one flat parameter."""
-    flat = torch.cat([getattr(mixer, name).flatten() for name in STACKED])
-    flat = nn.Parameter(1.5 * flat.detach())
-    sizes = [getattr(mixer, name).numel() for name in STACKED]
-    for name, part in zip(STACKED, flat.split(sizes), strict=True):
-        shape = getattr(mixer, name).shape
-        delattr(mixer, name)
-        setattr(mixer, name, part.view(shape))
-
-
 @pytest.mark.parametrize(
     'change',
     [
@@ -136,7 +128,6 @@ def flat_views(mixer: BiMambaMixer) -> None:
         parametrized,
         weight_normed,
         pruned,
-        flat_views,
     ],
 )
 def test_changes_are_seen(
@@ -306,6 +297,57 @@ def test_replicas_of_data_parallel(mixer) -> None:
         replica._modules[name] = copied
     assert not list(replica.parameters())
     assert torch.equal(answer(replica), answer(mixer))
+
+
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    """A group of this process alone."""
+    store = dist.HashStore()
+    dist.init_process_group('gloo', store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings('ignore:FSDP is switching to use `NO_SHARD`')
+@pytest.mark.parametrize('use_orig_params', [False, True])
+def test_flat_parameters_of_fsdp(
+    make_vim, process_group, use_orig_params
+) -> None:
+    """With False the mixers have plain views of one flat parameter."""
+    net, images = make_vim(), torch.rand(1, 3, 64, 96)
+    sharded = FullyShardedDataParallel(
+        copy.deepcopy(net),
+        auto_wrap_policy=ModuleWrapPolicy({VimBlock}),
+        device_id=torch.device('cpu'),
+        use_orig_params=use_orig_params,
+    )
+    with torch.no_grad():
+        assert torch.equal(sharded(images)[0], net(images)[0])
+    sum(m.square().sum() for m in sharded(images)).backward()
+    torch.optim.AdamW(sharded.parameters(), lr=0.1).step()
+    with FullyShardedDataParallel.summon_full_params(sharded):
+        net.load_state_dict(sharded.module.state_dict())
+    with torch.no_grad():
+        assert torch.equal(sharded(images)[0], net(images)[0])
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_linear_layers_take_quantisation(make_net) -> None:
+    net, images = make_net(exit_head=None), torch.rand(1, 3, 64, 96)
+    quantised = torch.ao.quantization.quantize_dynamic(
+        net, {nn.Linear}, torch.qint8
+    )
+    names = {
+        name
+        for name, module in quantised.named_modules()
+        if isinstance(module, torch.ao.nn.quantized.dynamic.Linear)
+    }
+    assert {f'layers.0.mixer.{n}' for n in ('in_proj', 'out_proj')} <= names
+    assert {'reuse.layers.1', 'reuse.layers.3'} <= names
+    with torch.no_grad():
+        expected, out = net(images)[0], quantised(images)[0]
+    assert not torch.equal(out, expected)
+    assert (out - expected).norm() < 0.05 * expected.norm()
 
 
 @pytest.mark.parametrize(
