@@ -69,9 +69,6 @@ def _decide(check: Check) -> str | None:
         LOGGER.info('checking %s on %s, once', what, check.device)
         verdict = examine_once(check)
         remember(check, verdict)
-    if not verdict.final:
-        LOGGER.warning('%s is trusted: %s', what, verdict.reason)
-        return None
     if verdict.reason:
         LOGGER.warning(
             '%s is refused on %s: %s; the next backend serves. '

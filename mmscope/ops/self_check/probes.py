@@ -32,7 +32,7 @@ EPS = 1e-5
 LENGTHS = {'mamba_ssm': (1, 67, 2051)}
 ANY_LENGTHS = (1, 67)
 # batch, tokens, channels of a timing
-SIZES = {'cpu': (1, 257, 384)}
+SIZES = {'cpu': (1, 129, 384)}
 SIZES_ELSEWHERE = (16, 1025, 384)
 STATES = 16
 ENOUGH = 0.05  # seconds of a timing

@@ -30,7 +30,7 @@ def devices() -> list[str]:
     return ['cpu', f'cuda:{torch.cuda.current_device()}']
 
 
-def rows(device: str) -> Iterator[tuple[str, ScanBackend]]:
+def rows() -> Iterator[tuple[str, ScanBackend]]:
     """Operators, each with the backends that could run it somewhere."""
     for operator in OPERATORS:
         for backend in BACKENDS:
@@ -48,17 +48,19 @@ def checks_of(device: str) -> list[Check]:
     """Every check that can run on a device, by backend."""
     return [
         Check(operator, backend.name, str(dtype)[6:], device)
-        for operator, backend in rows(device)
+        for operator, backend in rows()
         if _why_not(backend, device) is None
         for dtype in DTYPES
     ]
 
 
 def jobs_of(checks: Sequence[Check]) -> list[list[Check]]:
-    """What one process does: a backend; on GPUs one check, to compile it."""
+    """What one process does: a backend, or one check where kernels compile."""
+    compiled = {backend.name for backend in BACKENDS if backend.gpu}
 
     def job(check: Check) -> tuple[str, ...]:
-        return check[1:2] if check.device == 'cpu' else check[1:]
+        alone = check.device != 'cpu' and check.backend in compiled
+        return (check.backend, *check) if alone else (check.backend,)
 
     ordered = sorted(checks, key=job)
     return [list(group) for _, group in groupby(ordered, job)]
@@ -69,10 +71,10 @@ def run(checks: Sequence[Check], seconds: float) -> dict[Check, Verdict]:
 
     Args:
         checks: All on one device.
-        seconds: What each process may take.
+        seconds: What each check may take.
     """
     jobs = jobs_of(checks)
-    workers = max(1, min(len(jobs), (os.cpu_count() or 1) - 1, 12))
+    workers = max(1, min(len(jobs), (os.cpu_count() or 1) - 1, 16))
     with tempfile.TemporaryDirectory() as folder:
         lock = os.path.join(folder, 'turn')
 
@@ -108,7 +110,7 @@ def _cells(check: Check, verdict: Verdict) -> tuple[str, ...]:
 def table(device: str, verdicts: dict[Check, Verdict]) -> list[str]:
     """Lines for every operator and backend."""
     lines = [HEADER]
-    for operator, backend in rows(device):
+    for operator, backend in rows():
         if reason := _why_not(backend, device):
             blank = (operator, backend.name, *[''] * 5)
             lines.append((*blank, f'not here: {reason}'))
@@ -148,8 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         '--seconds',
         type=float,
-        default=120.0,
-        help='what each process of checks may take (default: 120)',
+        default=60.0,
+        help='what each check may take (default: 60)',
     )
     given = parser.parse_args(arguments)
     wrong = False

@@ -45,7 +45,8 @@ class Verdict(NamedTuple):
         reason: Why the backend is refused, None if it is right.
         error: Largest error, relative to the largest entry of its tensor.
         speed: Milliseconds of a forward pass, and of forward and backward.
-        final: Whether it would come out alike another time.
+        final: Whether it would come out alike another time, so that it is
+            worth keeping.
     """
 
     reason: str | None
@@ -123,7 +124,7 @@ def examine_apart(
         checks: What to run, one after the other.
         timed: Whether to time them as well.
         lock: See :func:`probes.speed`; empty for none.
-        seconds: What all of them may take.
+        seconds: What each of them may take.
 
     Returns:
         One verdict for each; a crash is that of the check that was running,
@@ -133,6 +134,7 @@ def examine_apart(
         OSError: no process can be started that sees the device.
     """
     argument = json.dumps([checks, timed, lock])
+    limit = seconds * len(checks)
     try:
         done = subprocess.run(
             [sys.executable, '-c', PROGRAM, argument],
@@ -140,13 +142,13 @@ def examine_apart(
             capture_output=True,
             text=True,
             errors='replace',
-            timeout=seconds,
+            timeout=limit,
             env=_environment(),
         )
-        ending = _ending(done)
-        output = done.stdout
+        died, output = Verdict(_ending(done)), done.stdout
     except subprocess.TimeoutExpired as late:
-        ending = f'its check did not end within {seconds:.0f} s'
+        reason = f'its check did not end within {limit:.0f} s'
+        died = Verdict(reason, final=seconds >= SECONDS)
         output = (late.stdout or b'').decode(errors='replace')
     answers = [
         json.loads(line.removeprefix(MARK))
@@ -154,10 +156,10 @@ def examine_apart(
         if line.startswith(MARK)
     ]
     if not answers:
-        raise OSError(ending)
+        raise OSError(died.reason)
     verdicts = [Verdict(*given) for given in answers if given != 'ready']
     if answers[-1] == 'ready':
-        verdicts.append(Verdict(ending))
+        verdicts.append(died)
     if rest := checks[len(verdicts) :]:
         verdicts += examine_apart(rest, timed, lock, seconds)
     return verdicts
