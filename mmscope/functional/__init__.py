@@ -6,8 +6,10 @@ from .assembly import (
     fine_layout,
     fine_places,
     insert_cls,
+    merge_rows,
     split_cls,
     take_tokens,
+    to_fine_grid,
     tokens_to_map,
 )
 from .confidence import (
@@ -31,6 +33,7 @@ __all__ = [
     'fine_places',
     'importance_score',
     'insert_cls',
+    'merge_rows',
     'multi_label_confidence',
     'num_selected',
     'select_tokens',
@@ -38,6 +41,7 @@ __all__ = [
     'single_label_confidence',
     'split_cls',
     'take_tokens',
+    'to_fine_grid',
     'tokens_to_map',
     'valid_cells',
 ]

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .checks import check_choice
@@ -187,3 +188,29 @@ def tokens_to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         granted.
     """
     return tokens.mT.contiguous().unflatten(2, grid)
+
+
+def to_fine_grid(maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Repeat coarse maps over 2x2 cells: (B, C, h, w) to (B, C, 2h, 2w)."""
+    return tuple(
+        F.interpolate(m, scale_factor=2, mode='nearest') for m in maps
+    )
+
+
+def merge_rows(
+    easy: Tensor, coarse: Tensor, hard: Tensor, fine: Tensor
+) -> Tensor:
+    """Put the maps of a batch together from those of two parts of it.
+
+    Args:
+        easy: Rows of the images that exited, (E,).
+        coarse: Their maps, (E, C, h, w).
+        hard: Rows of the others, (K,).
+        fine: Maps of these, (K, C, h, w).
+
+    Returns:
+        Maps of the batch in the dtype of ``fine``, (E + K, C, h, w).
+    """
+    out = fine.new_empty(len(easy) + len(hard), *fine.shape[1:])
+    out.index_copy_(0, easy, coarse.to(fine.dtype))
+    return out.index_copy_(0, hard, fine)

@@ -5,13 +5,14 @@ import torch.nn.functional as F
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmscope.functional import to_fine_grid
 from mmscope.functional.targets import classes_in_instances
 from mmscope.registry import MODELS
 from mmscope.utils.versions import require
 
 from .early_exit import EarlyExitMixin, frozen_batch_norm
 from .exit_context import exit_context
-from .stages import Maps, ScopeResult, to_fine_grid
+from .stages import Maps, ScopeResult
 
 require('mmdet')
 

@@ -8,21 +8,7 @@ import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
-from mmscope.functional import (
-    FineLayout,
-    build_fine_sequence,
-    coarse_to_fine_index,
-    fine_layout,
-    fine_places,
-    insert_cls,
-    num_selected,
-    select_tokens,
-    should_exit,
-    split_cls,
-    take_tokens,
-    tokens_to_map,
-    valid_cells,
-)
+from mmscope.functional import num_selected, should_exit, valid_cells
 from mmscope.registry import MODELS
 
 from .exit_context import (
@@ -41,19 +27,13 @@ from .scope_options import (
     check_valid,
     resolve_score_layers,
 )
-from .stages import (
-    CoarseStage,
-    Decision,
-    Evidence,
-    FineStage,
-    ScopeResult,
-    hard_rows,
-)
+from .scope_stages import ScopeStages
+from .stages import CoarseStage, Decision, Evidence, ScopeResult, hard_rows
 from .vim import VimEncoder
 
 
 @MODELS.register_module()
-class MambaScopeBackbone(ScopeNumbers, LayerDepth, VimEncoder):
+class MambaScopeBackbone(ScopeNumbers, ScopeStages, LayerDepth, VimEncoder):
     """Coarse-to-fine scoping Vision Mamba as a backbone.
 
     A pass over the half-size image answers simple images. For the others,
@@ -366,110 +346,6 @@ class MambaScopeBackbone(ScopeNumbers, LayerDepth, VimEncoder):
         }
         exited = should_exit(confidence, eta)
         return Decision(confidence, exited, evidence, compared)
-
-    def _encode_coarse(self, x: Tensor) -> CoarseStage:
-        """Encode the half-size image (Eq. 5).
-
-        Args:
-            x: Images, padded, (B, 3, H, W).
-        """
-        # bilinear halving without aligned corners is the exact 2x2 mean; on
-        # CPU two sums are ten times faster than avg_pool2d
-        x = x[..., ::2, :] + x[..., 1::2, :]
-        x = (x[..., ::2] + x[..., 1::2]) / 4
-        grid = tuple(side // self.patch_size for side in x.shape[2:])
-        cls_pos_embed, pos_embed = self._coarse_pos_embeds(grid)
-        tokens = self.patch_embed(x) + pos_embed
-        cls = (self.cls_token + cls_pos_embed).expand(x.shape[0], -1, -1)
-        out = self.encode(
-            insert_cls(tokens, cls),
-            self.score_metric,
-            self.score_layers,
-            self.beta,
-        )
-        features = last_cls = None
-        if self.norm_f is not None:
-            features, last_cls = split_cls(self.norm_f(out.last))
-        maps = tuple(
-            tokens_to_map(norm(split_cls(level)[0]), grid)
-            for norm, level in zip(self.level_norms, out.levels, strict=True)
-        )
-        importance, _ = split_cls(out.importance)
-        return CoarseStage(tokens, features, last_cls, maps, importance)
-
-    def _encode_fine(
-        self, x: Tensor, coarse: CoarseStage, valid: Tensor | None = None
-    ) -> FineStage:
-        """Refine the most important cells (Eq. 13-19, Algorithms 1 and 2).
-
-        Args:
-            x: Images, padded, (B, 3, H, W).
-            coarse: Their coarse stage.
-            valid: See :meth:`scope`; (B, N_c).
-        """
-        grid = tuple(side // self.patch_size for side in x.shape[2:])
-        num = num_selected(self.alpha, coarse.importance.shape[1])
-        selected, unselected = select_tokens(coarse.importance, num, valid)
-        sequence, layout = self._fine_sequence(
-            x, coarse, selected, unselected, grid
-        )
-        out = self.encode(sequence)
-        cells, cls_place = fine_places(layout)
-        maps = tuple(
-            tokens_to_map(take_tokens(norm(level), cells), grid)
-            for norm, level in zip(self.level_norms, out.levels, strict=True)
-        )
-        logits = None
-        if self.exit_head is not None:
-            cls = take_tokens(out.last, cls_place).squeeze(1)
-            logits = self.exit_head(self.norm_f(cls))
-        return FineStage(maps, logits, selected)
-
-    def _fine_sequence(
-        self,
-        x: Tensor,
-        coarse: CoarseStage,
-        selected: Tensor,
-        unselected: Tensor,
-        grid: tuple[int, int],
-    ) -> tuple[Tensor, FineLayout]:
-        """Embed and arrange the tokens of the fine stage (Eq. 14, 18-19)."""
-        coarse_width = grid[1] // 2
-        fine_index, raster = coarse_to_fine_index(selected, coarse_width).sort(
-            dim=1
-        )
-        pos_embed = self.pos_embed_at('pos_embed', grid)
-        fine = take_tokens(self.patch_embed(x) + pos_embed, fine_index)
-        cls = (self.cls_token + self.cls_pos_embed).expand(x.shape[0], -1, -1)
-        if self.reuse is not None:
-            reused = self.reuse(take_tokens(coarse.features, selected))
-            reused = reused.repeat_interleave(4, dim=1)
-            fine = fine + take_tokens(reused, raster)
-            if self.reuse_cls:
-                cls = cls + self.reuse(coarse.cls.unsqueeze(1))
-        source = (
-            coarse.tokens
-            if self.unselected == 'embedding'
-            else coarse.features
-        )
-        layout = fine_layout(
-            fine_index,
-            unselected,
-            coarse_width,
-            self.cls_position,
-            self.token_order,
-        )
-        others = take_tokens(source, unselected)
-        return build_fine_sequence(fine, others, cls, layout), layout
-
-    def _coarse_pos_embeds(
-        self, grid: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        """Position embeddings of CLS and of the coarse grid."""
-        if self.coarse_pos_embed is None:
-            return self.cls_pos_embed, self.pos_embed_at('pos_embed', grid)
-        resized = self.pos_embed_at('coarse_pos_embed', grid)
-        return self.coarse_cls_pos_embed, resized
 
     def _resolve_eta(self, eta: float | None) -> float:
         if self.training:

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from mmscope.functional import to_fine_grid
 from mmscope.functional.targets import classes_in_mask
 from mmscope.functional.windows import windows
 from mmscope.registry import MODELS
@@ -13,7 +14,7 @@ from mmscope.utils.versions import require
 from .early_exit import EarlyExitMixin, frozen_batch_norm
 from .exit_context import ExitContext, exit_context
 from .exit_control import collect_passes
-from .stages import Maps, ScopeResult, to_fine_grid
+from .stages import Maps, ScopeResult
 
 require('mmseg')
 

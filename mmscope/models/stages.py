@@ -6,8 +6,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from mmscope.functional import merge_rows, to_fine_grid
 
 Maps = tuple[Tensor, ...]
 
@@ -196,7 +197,7 @@ class ScopeResult:
             return fine.maps
         easy = self.easy
         return tuple(
-            _interleave(easy, coarse, self.hard, refined)
+            merge_rows(easy, coarse, self.hard, refined)
             for coarse, refined in zip(
                 to_fine_grid(tuple(m[easy] for m in self.coarse.maps)),
                 fine.maps,
@@ -293,19 +294,3 @@ def hard_rows(exited: Tensor, eta: float) -> Tensor:
         return torch.arange(count, device=exited.device)
     # the one synchronisation with the host
     return exited.logical_not().nonzero().squeeze(1)
-
-
-def to_fine_grid(maps: Maps) -> Maps:
-    """Repeat coarse maps over 2x2 cells: (B, C, h, w) to (B, C, 2h, 2w)."""
-    return tuple(
-        F.interpolate(m, scale_factor=2, mode='nearest') for m in maps
-    )
-
-
-def _interleave(
-    easy: Tensor, coarse: Tensor, hard: Tensor, fine: Tensor
-) -> Tensor:
-    """Maps of a batch from those of two parts of it, (B, C, h, w)."""
-    out = fine.new_empty(len(easy) + len(hard), *fine.shape[1:])
-    out.index_copy_(0, easy, coarse.to(fine.dtype))
-    return out.index_copy_(0, hard, fine)

@@ -10,8 +10,10 @@ from mmscope.functional import (
     fine_layout,
     fine_places,
     insert_cls,
+    merge_rows,
     split_cls,
     take_tokens,
+    to_fine_grid,
     tokens_to_map,
 )
 
@@ -106,3 +108,17 @@ def test_class_token_stands_at_half_and_comes_out_again(length) -> None:
 def test_unknown_choices_are_refused(position, order, message) -> None:
     with pytest.raises(ValueError, match=message):
         layout_of(position, order)
+
+
+def test_coarse_maps_are_repeated_over_their_cells() -> None:
+    (fine,) = to_fine_grid((torch.tensor([[[[1.0, 2.0]]]]),))
+    assert fine.tolist() == [[[[1, 1, 2, 2], [1, 1, 2, 2]]]]
+
+
+def test_rows_of_both_parts_return_to_their_places() -> None:
+    coarse, fine = torch.tensor([[10.0], [13.0]]), torch.tensor([[21.0]])
+    merged = merge_rows(
+        torch.tensor([0, 2]), coarse.double(), torch.tensor([1]), fine
+    )
+    assert merged.tolist() == [[10], [21], [13]]
+    assert merged.dtype == torch.float32
