@@ -95,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sizes = replace(Sizes(), device=args.device, repeats=args.repeats)
     if args.dry_run:
         sizes = DRY_RUN
+    # full float32 where results are compared
+    torch.backends.cudnn.allow_tf32 = False
     try:
         facts = environment(sizes.device, PACKAGES)
     except ValueError as error:

@@ -18,7 +18,7 @@ from mmscope.benchmark.official_vim import (
     stock_kernels,
     why_no_kernels,
 )
-from mmscope.benchmark.timing import Timing, stopwatch, time_in_turns
+from mmscope.benchmark.timing import Timing, time_in_turns
 from mmscope.models import VisionMambaBackbone
 from mmscope.ops import selective_scan
 
@@ -134,7 +134,7 @@ def bench_machine(sizes: Sizes) -> list[Row]:
         'copy': (2e-9 * sizes.copied, 'GB/s'),
         'product': (2e-12 * sizes.product**3, 'TFLOP/s'),
     }
-    timings = time_in_turns(jobs, sizes.repeats, stopwatch(sizes.device))
+    timings = time_in_turns(jobs, sizes.repeats, sizes.device)
     return [
         _row('Machine', cases[name], name, timing, work=work[name])
         for name, timing in timings.items()
@@ -208,7 +208,7 @@ def bench_nets(
         for name, net in nets.items()
         if isinstance(net, nn.Module)
     }
-    timings = time_in_turns(jobs, sizes.repeats, stopwatch(sizes.device))
+    timings = time_in_turns(jobs, sizes.repeats, sizes.device)
     case = f'batch {batch}, {side} x {side}, {sizes.dtype}'
     rows = []
     for name, net in nets.items():

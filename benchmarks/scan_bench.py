@@ -21,7 +21,6 @@ from mmscope.benchmark.environment import environment
 from mmscope.benchmark.report import save
 from mmscope.benchmark.timing import (
     Timing,
-    stopwatch,
     time_in_turns,
     torch_threads,
 )
@@ -90,7 +89,7 @@ def bench_scan(
         timings = time_in_turns(
             {name: prepare(name, case) for name in able},
             repeats,
-            stopwatch(case.device),
+            case.device,
             step,
         )
     peaks = {}

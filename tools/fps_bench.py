@@ -153,7 +153,8 @@ def fill_in(args: argparse.Namespace) -> list[str]:
     if official and args.device != 'cpu':
         choices['models'] = [*choices['models'], 'official_vim_t']
     choices |= PRESETS.get(args.preset, {})
-    choices['num_batches'] = 4 if args.checkpoint else 1
+    single = 1 in (args.batch_size or choices['batch_size'])
+    choices['num_batches'] = 16 if single else 4 if args.checkpoint else 1
     choices['force_exit'] = [] if args.checkpoint else [0.5, 1.0]
     if args.evaluate and not args.checkpoint:
         raise ValueError('--evaluate needs --checkpoint, weights to test')

@@ -30,7 +30,8 @@ class FpsCase:
         backend: Scan backend.
         device: Where it runs.
         eta: Threshold; None where exits are forced or there are none.
-        forced: Share of each batch that is made to exit.
+        forced: Share of each batch that is made to exit; of all images where
+            they come one by one.
         exit_resolution: Where exited images pass neck and head; None for
             models without exits.
     """
@@ -155,10 +156,11 @@ class FpsPlan:
             if number < 1:
                 raise ValueError(f'{name} must be at least 1, got {number}')
         for share, batch in product(self.forced, self.batch_sizes):
-            if not _is_whole(share * batch):
+            if not self.divides(share, batch):
                 raise ValueError(
                     f'--force-exit {share:g} of a batch of {batch} is no '
-                    'whole number of images; change it or --batch-size'
+                    'whole number of images; change it or --batch-size (or '
+                    '--num-batches of single images)'
                 )
         if self.dtype == 'fp16' and self.device == 'cpu':
             raise ValueError(
@@ -167,7 +169,12 @@ class FpsPlan:
 
     def splits(self, batch: int) -> bool:
         """Whether forced shares of a batch are whole images."""
-        return all(_is_whole(share * batch) for share in self.forced)
+        return all(self.divides(share, batch) for share in self.forced)
+
+    def divides(self, share: float, batch: int) -> bool:
+        """Whether a share is of whole images; of all that come one by one."""
+        images = share * (batch if batch > 1 else self.batches)
+        return math.isclose(images, round(images))
 
     def cases(
         self, bench: BenchModel, size: Size, batch: int
@@ -194,7 +201,3 @@ class FpsPlan:
             return True
         never = case.eta == 1 or case.forced == 0
         return case.scope != 'backbone' and not never
-
-
-def _is_whole(number: float) -> bool:
-    return math.isclose(number, round(number))

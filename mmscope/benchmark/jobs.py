@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -58,15 +58,27 @@ def eta_of(case: FpsCase) -> float | None:
     return case.eta if case.forced is None else FORCED_ETA
 
 
+def of_each_batch(case: FpsCase, batches: Batches) -> list[FpsCase]:
+    """The case of each batch: single images exit or not, as a whole."""
+    if case.batch_size > 1 or case.forced is None:
+        return [case] * len(batches)
+    exiting = round(case.forced * len(batches))
+    return [
+        replace(case, forced=float(number < exiting))
+        for number in range(len(batches))
+    ]
+
+
 def make_job(
     case: FpsCase, bench: BenchModel, batches: Batches
 ) -> Callable[[], None]:
     """Return a call that runs all batches once."""
+    cases = of_each_batch(case, batches)
 
     def job() -> None:
-        with settings_of(case, bench):
-            for images, valid in batches:
-                run_batch(bench, case.scope, images, valid)
+        for one, (images, valid) in zip(cases, batches, strict=True):
+            with settings_of(one, bench):
+                run_batch(bench, one.scope, images, valid)
 
     return job
 
@@ -75,7 +87,12 @@ def timed(case: FpsCase, bench: BenchModel, batches: Batches) -> Job:
     """What is timed: all batches, or one by one to know their latency."""
     if case.batch_size > 1:
         return make_job(case, bench, batches)
-    return [make_job(case, bench, [batch]) for batch in batches]
+    return [
+        make_job(one, bench, [batch])
+        for one, batch in zip(
+            of_each_batch(case, batches), batches, strict=True
+        )
+    ]
 
 
 def exited_images(
@@ -84,9 +101,9 @@ def exited_images(
     """Images that exit, (N,) bool; None for a model without exits."""
     if not bench.early_exit:
         return None
-    exited = []
-    for images, valid in batches:
-        with settings_of(case, bench), deciding(bench.model, images):
+    exited, cases = [], of_each_batch(case, batches)
+    for one, (images, valid) in zip(cases, batches, strict=True):
+        with settings_of(one, bench), deciding(bench.model, images):
             exited.append(bench.net.coarse(images, valid).exited)
     return torch.cat(exited).cpu()
 

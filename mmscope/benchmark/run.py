@@ -27,10 +27,8 @@ from .jobs import (
 )
 from .memory import peak_memory
 from .models import SCOPES, BenchModel
-from .timing import Job, Timing, stopwatch, time_in_turns
+from .timing import Job, Timing, time_in_turns
 
-# seconds of a turn: events in a GPU's stream are hardly disturbed
-TURN_SECONDS = dict(cpu=0.1, cuda=0.02)
 OUT_OF_MEMORY = torch.OutOfMemoryError
 
 
@@ -134,11 +132,9 @@ class _Group:
         """Time everything, and call ``step`` after each turn."""
         for bench in self.models:
             self._prepare(bench, step)
-        device = self.plan.device
         timings = time_in_turns(
-            *(self.jobs, self.plan.repeats, stopwatch(device), step),
+            *(self.jobs, self.plan.repeats, self.plan.device, step),
             fatal=self.fatal,
-            turn_seconds=TURN_SECONDS[torch.device(device).type],
         )
         for case, timing in timings.items():
             self.records[case] = self._filled(case, timing, step)

@@ -413,6 +413,20 @@ def test_single_images_have_latencies(scoped) -> None:
     assert {'p50 ms', 'p99 ms'} <= set(columns)
 
 
+def test_a_share_of_single_images_can_be_forced(scoped) -> None:
+    case = case_of(scoped, batch_size=1, forced=0.25)
+    batches = make_batches(PICTURES, scoped, SIZE, 1, 4, 'cpu')
+    exited = exited_images(case, scoped, batches)
+    assert exited.tolist() == [True, False, False, False]
+    ran = traced_flops(make_job(case, scoped, batches)).total()
+    reported = gflops_of(flops_of(case, scoped), 'head', 0.25)
+    assert ran / 4e9 == pytest.approx(reported, rel=1e-9)
+    plan = replace(PLAN, batch_sizes=(1,), batches=4, forced=(0.25,))
+    plan.check()
+    with pytest.raises(ValueError, match='--num-batches of single images'):
+        replace(plan, batches=2).check()
+
+
 def test_records_are_kept_after_each_size(vim) -> None:
     kept = []
     plan = replace(
