@@ -1,7 +1,7 @@
-"""Compile the Triton kernels for an H100, which needs no GPU.
+"""Compile the Triton kernels for a GPU, which needs none.
 
-Prints a JSON list with one entry for every kernel that a forward and backward
-pass would launch: what the machine code needs and how tiles are laid out.
+Prints a JSON list with one entry for every kernel that a case would launch:
+what the machine code needs, how tiles are laid out, and its longest loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ from triton.runtime.jit import JITFunction
 from mmscope.ops.conv.triton import conv_backward_op, conv_op
 from mmscope.ops.norm.triton import norm_backward_op, norm_op
 from mmscope.ops.scan.inputs import Inputs, Options
-from mmscope.ops.scan.triton.config import EVERY, Config
+from mmscope.ops.scan.triton.config import (
+    EVERY,
+    INFERENCE,
+    Config,
+    static_config,
+)
 from mmscope.ops.scan.triton.launch import prepare, run_backward, run_forward
 
 TOOLS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
@@ -33,6 +38,9 @@ compiled = []
 class Driver:
     """As much of a GPU as compiling asks for."""
 
+    def __init__(self, architecture: int) -> None:
+        self.architecture = architecture
+
     def get_current_device(self) -> int:
         return 0
 
@@ -40,7 +48,7 @@ class Driver:
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget('cuda', 90, 32)
+        return GPUTarget('cuda', self.architecture, 32)
 
 
 def tool(name: str, *arguments: str) -> str:
@@ -48,6 +56,52 @@ def tool(name: str, *arguments: str) -> str:
     return subprocess.run(
         command, check=True, capture_output=True, text=True
     ).stdout
+
+
+def instructions(code: str) -> tuple[list[str], dict[str, int]]:
+    """Instructions without their guards, and where the labels are."""
+    lines, labels = [], {}
+    for line in code.splitlines():
+        if match := re.match(r'\s*(\.L_x_\d+):', line):
+            labels[match[1]] = len(lines)
+        elif match := re.match(r'\s*/\*[0-9a-f]{4,}\*/\s+(.*?);', line):
+            lines.append(re.sub(r'^@!?U?P\w+\s+', '', match[1]))
+    return lines, labels
+
+
+def longest_loop(code: str) -> list[str]:
+    """Of those without another in them."""
+    lines, labels = instructions(code)
+    loops = []
+    for last, line in enumerate(lines):
+        match = re.search(r'^BRA.*`\((\.L_x_\d+)\)', line)
+        first = labels.get(match[1], last) if match else last
+        if first < last:
+            loops.append((first, last))
+    inner = [
+        lines[first : last + 1]
+        for first, last in loops
+        if not any(
+            (first, last) != (a, b) and first <= a and b <= last
+            for a, b in loops
+        )
+    ]
+    return max(inner, key=len, default=[])
+
+
+def first_use(loop: list[str]) -> int:
+    """How far the nearest reader of a wide load is from it, in a loop."""
+    distances = []
+    for at, line in enumerate(loop):
+        match = re.match(r'LDG\.E\.(64|128) R(\d+)', line)
+        if not match:
+            continue
+        name = re.compile(rf'\bR{match[2]}\b')
+        after = loop[at + 1 :] + loop[:at]
+        distances.append(
+            next((n for n, x in enumerate(after) if name.search(x)), 0)
+        )
+    return min(distances, default=0)
 
 
 def describe(name: str, kernel: object) -> dict:
@@ -60,13 +114,24 @@ def describe(name: str, kernel: object) -> dict:
             )
         )
         code = tool('nvdisasm', '-c', file.name)
+    loop = longest_loop(code)
+    count = {
+        key: sum(line.startswith(start) for line in loop)
+        for key, start in (
+            ('exponents', 'MUFU.EX2'),
+            ('shuffles', 'SHFL'),
+            ('narrow_loads', 'LDG.E.U16'),
+            ('loads', 'LDG'),
+        )
+    }
     return dict(
         kernel=name,
+        hash=kernel.hash,
         registers=int(usage['REG']),
         stack=int(usage['STACK']),
         shared=kernel.metadata.shared,
         shuffles=len(re.findall(r'\bSHFL\b', code)),
-        wide_loads=len(re.findall(r'\bLDG\.E\.128\b', code)),
+        loop=dict(instructions=len(loop), lead=first_use(loop), **count),
         tiles=re.findall(
             r'sizePerThread = \[(\d+, \d+)\], threadsPerWarp = \[(\d+, \d+)\]',
             kernel.asm['ttgir'],
@@ -79,24 +144,11 @@ def compile_instead(self, *args, grid, warmup, **settings):
     compiled.append(describe(self.fn.__name__, kernel))
 
 
-def scan(
-    dtype: torch.dtype,
-    config: Config,
-    lengths: tuple[int, int] = (2, 1025),
-    dim: int = 384,
-    states: int = 16,
-    rank: int = 16,
-    given: bool = True,
-) -> None:
-    """Both passes of Vim-Ti's scan, or of one like it.
-
-    Args:
-        rank: Columns before B and C in their rows; they start on 16 bytes
-            if it and the states are multiples of 16.
-        given: Whether there are D, z and delta_bias, and importance is asked
-            for.
-    """
-    batch, length = lengths
+def scan_inputs(
+    dtype: torch.dtype, sizes: tuple[int, ...], rank: int, given: bool
+) -> Inputs:
+    """A scan's, as the mixer has them: B, C and the gate parts of rows."""
+    batch, length, dim, states = sizes
 
     def make(*shape: int, dtype: torch.dtype = torch.float32):
         return torch.empty(*shape, dtype=dtype)
@@ -106,16 +158,47 @@ def scan(
     _, B, C = row.split([rank, states, states], dim=-1)
     weights = [make(2, dim) if given else None for _ in range(2)]
     z = make(batch, length, 2 * dim, dtype=dtype)[..., dim:]
-    inputs = prepare(
+    return prepare(
         Inputs(
             *(u, torch.empty_like(u), make(2, dim, states), B, C),
             *(weights[0], z if given else None, weights[1]),
         )
     )
-    options = Options(given, (False, True), given, given)
-    out, _, starts = run_forward(inputs, options, EVERY, True, config)
-    backward = config._replace(unroll=2)
-    run_backward(inputs, options, EVERY, starts, out, backward)
+
+
+def scan(
+    dtype: torch.dtype,
+    config: Config | None = None,
+    sizes: tuple[int, ...] = (64, 1025, 384, 16),
+    rank: int = 12,
+    given: bool = True,
+    importance: bool = False,
+    merge: bool = False,
+    train: bool = False,
+) -> None:
+    """Vim-Ti's scan, or one like it.
+
+    Args:
+        config: Of the forward pass; default what would be chosen.
+        sizes: B, L, Dim, S.
+        rank: Columns before B and C in their rows.
+        given: Whether there are D, z and delta_bias.
+        train: Whether states are kept and the backward pass is compiled.
+    """
+    inputs = scan_inputs(dtype, sizes, rank, given)
+    options = Options(given, (False, True), merge, importance)
+    config = config or static_config(inputs.u, sizes[-1], False, train)
+    out, _, starts = run_forward(inputs, options, EVERY, train, config)
+    if train:
+        backward = static_config(inputs.u, sizes[-1], True)
+        backward = backward._replace(chunks=config.chunks)
+        run_backward(inputs, options, EVERY, starts, out, backward)
+
+
+def sizes_of_requests(dtype: torch.dtype) -> None:
+    """What early exits make of a batch: one kernel must serve all."""
+    for batch, length in ((1, 17), (2, 64), (16, 1025), (64, 257)):
+        scan(dtype, Config(32, 1, 2, 1, 168), (batch, length, 384, 16))
 
 
 def others(dtype: torch.dtype) -> None:
@@ -131,23 +214,36 @@ def others(dtype: torch.dtype) -> None:
 
 
 CASES = {
-    'chunked': dict(config=Config(32, 64, 4, 1)),
-    'unsplit': dict(config=Config(32, 2048, 4, 1)),
-    'wide': dict(config=Config(64, 2048, 4, 1)),
-    'warps': dict(config=Config(64, 64, 4, 2)),
-    'unaligned': dict(config=Config(32, 64, 4, 1), rank=12),
-    'bare': dict(config=Config(32, 64, 4, 1), given=False),
-    'odd': dict(config=Config(32, 64, 4, 1), dim=50, states=5, rank=3),
-    'one': dict(config=Config(32, 64, 4, 1), lengths=(1, 1), dim=1, states=1),
-    'states': dict(config=Config(32, 64, 4, 4), states=64),
+    f'{name}-{rank}': dict(rank=rank, sizes=(64, 1025, 32 * rank, 16), **more)
+    for rank in (12, 24, 48)
+    for name, more in (
+        ('inference', dict()),
+        ('importance', dict(importance=True)),
+        ('ungated', dict(merge=True)),
+        ('training', dict(train=True)),
+    )
+}
+CASES |= {
+    f'read-{steps}-ahead': dict(config=Config(32, 1, steps, 1, registers))
+    for steps, registers in INFERENCE.items()
+}
+CASES |= {
+    'chunked': dict(
+        config=Config(32, 17, 2, 1, 255), sizes=(1, 1025, 384, 16), train=True
+    ),
+    'wide': dict(config=Config(64, 1, 1, 1, 255), train=True),
+    'bare': dict(given=False, train=True),
+    'odd': dict(sizes=(2, 1025, 50, 5), rank=3, train=True),
+    'one': dict(sizes=(1, 1, 1, 1), train=True),
+    'states': dict(sizes=(2, 1025, 384, 64), train=True),
 }
 launch = JITFunction.run
 if __name__ == '__main__':
-    driver.set_active(Driver())
+    name, dtype, architecture = sys.argv[1:]
+    driver.set_active(Driver(int(architecture)))
     JITFunction.run = compile_instead
-    name, dtype = sys.argv[1:]
-    if name == 'others':
-        others(DTYPES[dtype])
+    if name in ('others', 'sizes_of_requests'):
+        globals()[name](DTYPES[dtype])
     else:
         scan(DTYPES[dtype], **CASES[name])
     print(json.dumps(compiled))

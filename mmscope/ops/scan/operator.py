@@ -41,7 +41,12 @@ Backward = Callable[[Inputs, Options, int, Tensor, Tensor], Inputs]
 Scan = Callable[[Inputs, Options, int], tuple[Tensor, Tensor | None]]
 
 
-def define(name: str, forward: Forward, backward: Backward) -> None:
+def define(
+    name: str,
+    forward: Forward,
+    backward: Backward,
+    fake: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None,
+) -> None:
     """Define a pair of operators in Python, with fakes.
 
     Args:
@@ -51,14 +56,17 @@ def define(name: str, forward: Forward, backward: Backward) -> None:
             called for an empty batch.
         backward: From inputs, options, tokens of a chunk, the states and
             out's gradient, to the gradients of the inputs in any dtype.
+        fake: Gives empty outputs laid out as forward's, if they are not
+            contiguous.
     """
+    fake = fake or fake_forward
 
     def run_forward(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
         inputs, (softplus, reverse, *rest) = Inputs(*given[:8]), given[8:]
         merge, importance, chunk, save = rest
         reverse = tuple(map(bool, reverse))
         if inputs.u.numel() == 0:
-            return fake_forward(*given)
+            return fake(*given)
         options = Options(softplus, reverse, merge, importance)
         out, score, starts = forward(inputs, options, chunk, save)
         if score is None:
@@ -85,14 +93,14 @@ def define(name: str, forward: Forward, backward: Backward) -> None:
             for t, g in zip(inputs, grads, strict=True)
         ]
 
-    for part, run, schema, fake in (
-        ('forward', run_forward, FORWARD, fake_forward),
+    for part, run, schema, fake_outputs in (
+        ('forward', run_forward, FORWARD, fake),
         ('backward', run_backward, BACKWARD, fake_backward),
     ):
         operator = torch.library.custom_op(
             f'mmscope::{name}_{part}', run, mutates_args=(), schema=schema
         )
-        operator.register_fake(fake)
+        operator.register_fake(fake_outputs)
 
 
 def fake_forward(

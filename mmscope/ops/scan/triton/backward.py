@@ -12,73 +12,162 @@ added up afterwards in a fixed order: no atomics, the same bits every time.
 import triton
 import triton.language as tl
 
-from .kernels import (
+from .kernels import carry_in, decay
+from .tokens import (
     LOG2_E,
-    advance,
-    carry_in,
+    load_tiles,
     place,
+    plain,
     read_A,
-    read_row,
-    read_step,
+    read_steps,
     read_weight,
-    rows,
-    tile_of,
+    row_of,
+    sigmoid,
+    size_of,
+    step_size,
+    store_tiles,
+    tiles_of,
+    unpack,
+    zero_tiles,
 )
 
 
 @triton.jit
+def keep_half(a, b, lane, BIT: tl.constexpr):
+    """Half of the lanes add up a, half b: the one and its partner's share.
+
+    Args:
+        a, b: [D, N], a lane's values.
+        lane: [D]; ``BIT`` of it says which half it is in.
+    """
+    second = ((lane & BIT) > 0)[:, None]
+    kept, given = tl.where(second, b, a), tl.where(second, a, b)
+    partner = tl.broadcast_to((lane ^ BIT)[:, None], given.shape)
+    return kept + tl.gather(given, partner, 0)
+
+
+@triton.jit
+def sum_halving(dB, dC, lane, BLOCK_S: tl.constexpr):
+    """Sum 2 x 16 states over 32 channels, each lane in the end one of them.
+
+    Lanes agree pairwise who goes on with which half of the values: 31
+    exchanges instead of 5 for every value.
+
+    Args:
+        dB, dC: Tuples of tiles [32, S].
+
+    Returns:
+        [32], lane's bits from the highest: is it C's, then the bits of the
+        state from the lowest.
+    """
+    if len(dB) == 1:
+        both = keep_half(dB[0], dC[0], lane, 16)
+        first, second = tl.split(both.reshape(32, BLOCK_S // 2, 2))
+    else:
+        first = keep_half(dB[0], dC[0], lane, 16)
+        second = keep_half(dB[1], dC[1], lane, 16)
+    both = keep_half(first, second, lane, 8)
+    first, second = tl.split(both.reshape(32, 4, 2))
+    both = keep_half(first, second, lane, 4)
+    first, second = tl.split(both.reshape(32, 2, 2))
+    both = keep_half(first, second, lane, 2)
+    first, second = tl.split(both.reshape(32, 1, 2))
+    return keep_half(first, second, lane, 1).reshape(32)
+
+
+@triton.jit
+def store_sums(
+    to, apart, dB, dC, here, STATES: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_S: tl.constexpr, HALVING: tl.constexpr,
+):  # fmt: skip
+    """Store the sums over channels of one token.
+
+    Args:
+        to: Where dB goes; dC goes ``apart`` behind it.
+    """
+    if HALVING:
+        lane = tl.arange(0, 32)
+        total = sum_halving(dB, dC, lane, BLOCK_S)
+        s = (lane & 8) // 8 + (lane & 4) // 2 + (lane & 2) * 2 + (lane & 1) * 8
+        where = to + tl.where(lane < 16, 0, apart) + s
+        tl.store(where, total, mask=here & (s < STATES))
+    else:
+        PARTS: tl.constexpr = len(dB)
+        for p in tl.static_range(PARTS):
+            s = tl.arange(0, BLOCK_S // PARTS) * PARTS + p
+            mask = here & (s < STATES)
+            tl.store(to + s, tl.sum(dB[p], axis=0), mask=mask)
+            tl.store(to + apart + s, tl.sum(dC[p], axis=0), mask=mask)
+
+
+@triton.jit
 def leave_states(
-    own, h, begin, u, delta, B, A2, shift, length, s, states, channels,
-    inside, SOFTPLUS: tl.constexpr, EVERY: tl.constexpr, SUB: tl.constexpr,
+    own, h, begin, by_channel, by_state, A2, shift, count, lanes, tiles,
+    masks, EVERY: tl.constexpr, SUB: tl.constexpr, SIZE: tl.constexpr,
+    PAIRS: tl.constexpr, SOFTPLUS: tl.constexpr, ALIGN: tl.constexpr,
+    FAST: tl.constexpr,
 ):  # fmt: skip
     """Walk a stretch forward from h; store the state before every SUB steps.
 
     Args:
-        own: Addresses of an [D, S] tile in this program's scratch memory.
+        own: This program's scratch memory, ``SIZE`` for each of the states.
+        tiles, masks: Where a state's tiles go in it.
     """
     tl.debug_barrier()  # all lanes have read the last stretch
     for i in range(0, EVERY, SUB):
-        tl.store(own + i // SUB * h.numel, h)
+        store_tiles(own + i // SUB * SIZE, h, tiles, masks)
+        steps = read_steps(
+            by_channel, by_state, begin + i, count, lanes, True, False, ALIGN,
+            SUB,
+        )  # fmt: skip
         for j in tl.static_range(SUB):
-            t = begin + i + j
-            here = t < length
-            lanes = inside & here
-            dt, _ = read_step(delta, t, channels, lanes, here, shift, SOFTPLUS)
-            x = read_row(u, t, channels, lanes)
-            Bt = read_row(B, t, s, states & here)
-            h, _ = advance(h, dt, x, Bt, A2)
+            values, weights = steps[j]
+            raw = values[1].to(tl.float32) + shift
+            dt, _ = step_size(raw, SOFTPLUS, FAST)
+            dt = tl.where(begin + i + j < count, dt, 0.0)
+            driven = (dt * values[0].to(tl.float32))[:, None]
+            B, after = unpack(weights[0], PAIRS), ()
+            for p in tl.static_range(len(h)):
+                state = decay(dt, A2[p]) * h[p] + B[p][None, :] * driven
+                after = after + (state,)
+            h = after
     tl.debug_barrier()
 
 
 @triton.jit
 def walk(
-    h, begin, u, delta, B, z, grad, A2, shift, scale, length, s, states,
-    channels, inside, SOFTPLUS: tl.constexpr, SUB: tl.constexpr,
+    h, first, steps, A2, shift, scale, count, PAIRS: tl.constexpr,
+    SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
-    """Take SUB steps forward and keep all that their gradients need.
+    """Take steps forward and keep all that their gradients need.
 
     Returns:
         Tuples over the steps: (x, dt, slope, dy before the gate, what dz is
         per unit of y), decays and states; states has the one before first.
     """
     tokens, decays, hs = (), (), (h,)
-    for j in tl.static_range(SUB):
-        t = begin + j
-        here = t < length
-        lanes = inside & here
-        dt, slope = read_step(delta, t, channels, lanes, here, shift, SOFTPLUS)
-        x = read_row(u, t, channels, lanes)
-        dy = read_row(grad, t, channels, lanes) * scale
+    for j in tl.static_range(len(steps)):
+        values, weights = steps[j]
+        raw = values[1].to(tl.float32) + shift
+        dt, slope = step_size(raw, SOFTPLUS, FAST)
+        dt = tl.where(first + j < count, dt, 0.0)
+        x = values[0].to(tl.float32)
+        dy = values[2].to(tl.float32) * scale
         dgate = dy
-        if z is not None:
-            gate = read_row(z, t, channels, lanes)
-            sigmoid = tl.sigmoid(gate)
-            dgate = dy * sigmoid * (1 + gate * (1 - sigmoid))
-            dy *= gate * sigmoid
-        Bt = read_row(B, t, s, states & here)
-        h, a = advance(h, dt, x, Bt, A2)
+        if len(values) == 4:
+            gate = values[3].to(tl.float32)
+            open = sigmoid(gate, FAST)
+            dgate = dy * open * (1 + gate * (1 - open))
+            dy *= gate * open
+        B, after, left = unpack(weights[0], PAIRS), (), ()
+        driven = (dt * x)[:, None]
+        for p in tl.static_range(len(h)):
+            a = decay(dt, A2[p])
+            after = after + (a * h[p] + B[p][None, :] * driven,)
+            left = left + (a,)
+        h = after
         tokens = tokens + ((x, dt, slope, dy, dgate),)
-        decays, hs = decays + (a,), hs + (h,)
+        decays, hs = decays + (left,), hs + (h,)
     return tokens, decays, hs
 
 
@@ -88,7 +177,9 @@ def grad_kernel(
     du, ddelta, dz, dBC, dA, dD, dbias, sizes, scale,
     STATES: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr,
     EVERY: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
-    PER_LANE: tl.constexpr, SUB: tl.constexpr,
+    PER_LANE: tl.constexpr, SUB: tl.constexpr, PAIRS: tl.constexpr,
+    ALIGN: tl.constexpr, EVEN: tl.constexpr, FAST: tl.constexpr,
+    HALVING: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one chunk.
 
@@ -102,86 +193,110 @@ def grad_kernel(
         du, ddelta: (G, B, L, Dim), filled.
         dz: The same or None, filled: what each direction adds to it.
         dBC: (blocks, 2, G, B, L, S), filled.
-        dA: (G, B * chunks, S, Dim), filled.
+        dA: (G, B * chunks, S, Dim) as ``tiles_of`` has it, filled.
         dD, dbias: (G, B * chunks, Dim), filled.
-        sizes: See ``triton_scan_kernels``.
+        sizes: See ``tokens``.
+        HALVING: Whether sums over channels are taken by ``sum_halving``.
     """
-    block, part, at = place(sizes, REVERSE)
-    batch, length, dim, blocks, chunks, steps = sizes
+    batch, length, dim, blocks, chunks, steps = plain(sizes)
+    block, part, at = place(length, blocks, chunks, REVERSE)
     g, b, origin, sign = at
     image = (g * batch + b).to(tl.int64)
     channels = block * BLOCK_D + tl.arange(0, BLOCK_D)
-    s = tl.arange(0, BLOCK_S)
-    inside, states = channels < dim, s < STATES
-    mask = states[None, :] & inside[:, None]
-    tile = tile_of(s, dim, channels, PER_LANE)
-    u, delta, B, C = rows(u, at), rows(delta, at), rows(B, at), rows(C, at)
-    grad = rows(grad, at)
-    if z is not None:
-        z = rows(z, at)
-    A2 = read_A(A, g, dim, s, channels, mask, STATES) * LOG2_E
+    inside = channels < dim
+    PARTS: tl.constexpr = 1 if PAIRS is None else 2
+    tiles, masks = tiles_of(channels, inside, STATES, BLOCK_S, PER_LANE, PARTS)
+    A2 = read_A(A, g, dim, channels, masks, STATES, BLOCK_S)
+    size = size_of(dim, STATES)
     shift = read_weight(bias, g, dim, channels, inside)
     skip = read_weight(D, g, dim, channels, inside)
-    carry = tl.zeros((BLOCK_D, BLOCK_S), tl.float32)
     if ends is not None:
         last = chunks - 1
         carry = carry_in(
-            ends, sums, A2, image * chunks + last, last - part, -1, dim, tile,
-            mask, channels, inside, STATES,
+            ends, sums, A2, image * chunks + last, last - part, -1, dim,
+            tiles, masks, channels, inside, STATES,
         )  # fmt: skip
-    dA_sum = tl.zeros((BLOCK_D, BLOCK_S), tl.float32)
+    else:
+        carry = zero_tiles(A2)
+    dA_sum = zero_tiles(A2)
     dD_sum, dbias_sum = tl.zeros_like(skip), tl.zeros_like(skip)
+    SIZE: tl.constexpr = BLOCK_S * BLOCK_D
     program = (g * tl.num_programs(0) + tl.program_id(0)).to(tl.int64)
-    own = scratch + program * (EVERY // SUB * BLOCK_S * BLOCK_D)
-    own += tile_of(s, BLOCK_D, tl.arange(0, BLOCK_D), PER_LANE)
-    stretches = tl.cdiv(min(steps, length - part * steps), EVERY)
+    own = scratch + program * (EVERY // SUB * SIZE)
+    own_tiles, _ = tiles_of(
+        tl.arange(0, BLOCK_D), inside, STATES, BLOCK_S, PER_LANE, PARTS
+    )
+    s = tl.arange(0, BLOCK_S // PARTS)
+    lanes = channels, inside, s, s < STATES // PARTS
+    begin = part * steps
+    count = min(steps, length - begin)
+    by_channel = row_of(u, at, begin, 1), row_of(delta, at, begin, 1)
+    inputs = by_channel + (row_of(grad, at, begin, 1),)
+    if z is not None:
+        inputs = inputs + (row_of(z, at, begin, 1),)
+    by_state = row_of(B, at, begin, 1), row_of(C, at, begin, 1)
+    stretches = tl.cdiv(count, EVERY)
     all_tokens = (tl.num_programs(1) * batch).to(tl.int64) * length
     for k in range(0, stretches):
-        begin = part * steps + (stretches - 1 - k) * EVERY
-        row = image * tl.cdiv(length, EVERY) + begin // EVERY
-        h = tl.load(starts + row * STATES * dim + tile, mask=mask, other=0.0)
+        start = (stretches - 1 - k) * EVERY
+        row = image * tl.cdiv(length, EVERY) + (begin + start) // EVERY
+        h = load_tiles(starts + row * size, tiles, masks)
         leave_states(
-            own, h, begin, u, delta, B, A2, shift, length, s, states,
-            channels, inside, SOFTPLUS, EVERY, SUB,
+            own, h, start, by_channel, by_state[:1], A2, shift, count, lanes,
+            own_tiles, masks, EVERY, SUB, SIZE, PAIRS, SOFTPLUS, ALIGN,
+            FAST,
         )  # fmt: skip
         for i in range(0, EVERY, SUB):
-            first = EVERY - SUB - i
-            h = tl.load(own + first // SUB * BLOCK_S * BLOCK_D)
+            first = start + EVERY - SUB - i
+            inputs_of = read_steps(
+                inputs, by_state, first, count, lanes, True, EVEN, ALIGN, SUB
+            )
+            h = load_tiles(
+                own + (EVERY - SUB - i) // SUB * SIZE, own_tiles, masks
+            )
             tokens, decays, hs = walk(
-                h, begin + first, u, delta, B, z, grad, A2, shift, scale,
-                length, s, states, channels, inside, SOFTPLUS, SUB,
+                h, first, inputs_of, A2, shift, scale, count, PAIRS, SOFTPLUS,
+                FAST,
             )  # fmt: skip
-            for j in tl.static_range(SUB):
-                t = begin + first + SUB - 1 - j
-                lanes, uniform = inside & (t < length), states & (t < length)
-                x, dt, slope, dy, dgate = tokens[SUB - 1 - j]
-                before, after = hs[SUB - 1 - j], hs[SUB - j]
-                Bt = read_row(B, t, s, uniform)
-                Ct = read_row(C, t, s, uniform)
-                dh = Ct[None, :] * dy[:, None] + carry
-                carry = decays[SUB - 1 - j] * dh
-                d_driven = tl.sum(dh * Bt[None, :], axis=1)
-                d_exponent = carry * before
-                d_raw = tl.sum(d_exponent * A2, axis=1) / LOG2_E
-                d_raw = (d_raw + d_driven * x) * slope
-                dA_sum += d_exponent * dt[:, None]
+            for n in tl.static_range(SUB - 1, -1, -1):
+                t = first + n
+                here = t < count
+                x, dt, slope, dy, dgate = tokens[n]
+                weights = inputs_of[n][1]
+                Bt, Ct = unpack(weights[0], PAIRS), unpack(weights[1], PAIRS)
+                d_driven, d_raw = tl.zeros_like(x), tl.zeros_like(x)
+                y, dB, dC, before, sums_A = skip * x, (), (), (), ()
+                for p in tl.static_range(PARTS):
+                    dh = Ct[p][None, :] * dy[:, None] + carry[p]
+                    dB = dB + (dh * (dt * x)[:, None],)
+                    dC = dC + (hs[n + 1][p] * dy[:, None],)
+                    d_driven += tl.sum(dh * Bt[p][None, :], axis=1)
+                    y += tl.sum(hs[n + 1][p] * Ct[p][None, :], axis=1)
+                    dh *= decays[n][p]
+                    d_exponent = dh * hs[n][p]
+                    d_raw += tl.sum(d_exponent * A2[p], axis=1)
+                    add = d_exponent * dt[:, None]
+                    sums_A = sums_A + (dA_sum[p] + add,)
+                    before = before + (dh,)
+                carry, dA_sum = before, sums_A
+                d_raw = (d_raw / LOG2_E + d_driven * x) * slope
                 dD_sum += dy * x
                 dbias_sum += d_raw
-                token = image * length + origin + sign * t
+                token = image * length + origin + sign * (begin + t)
                 to = token * dim + channels
                 value = d_driven * dt + skip * dy
-                tl.store(du + to, value.to(du.dtype.element_ty), mask=lanes)
+                mask = inside & here
+                tl.store(du + to, value.to(du.dtype.element_ty), mask=mask)
                 value = d_raw.to(ddelta.dtype.element_ty)
-                tl.store(ddelta + to, value, mask=lanes)
+                tl.store(ddelta + to, value, mask=mask)
                 if z is not None:
-                    y = tl.sum(after * Ct[None, :], axis=1) + skip * x
-                    tl.store(dz + to, y * dgate, mask=lanes)
-                to = (2 * block * all_tokens + token) * STATES + s
-                dB = tl.sum(dh * (dt * x)[:, None], axis=0)
-                tl.store(dBC + to, dB, mask=uniform)
-                dC = tl.sum(after * dy[:, None], axis=0)
-                tl.store(dBC + to + all_tokens * STATES, dC, mask=uniform)
+                    tl.store(dz + to, y * dgate, mask=mask)
+                to = dBC + (2 * block * all_tokens + token) * STATES
+                store_sums(
+                    to, all_tokens * STATES, dB, dC, here, STATES, BLOCK_D,
+                    BLOCK_S, HALVING,
+                )  # fmt: skip
     row = image * chunks + part
-    tl.store(dA + row * STATES * dim + tile, dA_sum, mask=mask)
+    store_tiles(dA + row * size, dA_sum, tiles, masks)
     tl.store(dD + row * dim + channels, dD_sum, mask=inside)
     tl.store(dbias + row * dim + channels, dbias_sum, mask=inside)

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
+logger = logging.getLogger('mmscope')
+
 EVERY = 32  # steps between two saved states; a chunk is a multiple
 MIN_STEPS = 64  # a shorter chunk is not worth what its carry costs
 MAX_CHUNKS = 64  # every chunk adds up all that come before it
-# four warps on each of a multiprocessor's four schedulers hide latencies
-LANES_PER_CORE = 4 * 4 * 32
+# three warps of a multiprocessor's four schedulers each, or two in the
+# backward pass, are what registers are left for
+LANES_PER_CORE = 3 * 4 * 32
+LANES_PER_CORE_BACKWARD = 2 * 4 * 32
 CORES = 132  # where there is no GPU to ask: an H100's
 MAX_STATES = 256
 ENV_TUNE = 'MMSCOPE_TRITON_AUTOTUNE'
+# steps at a time, and the registers of a lane that they are worth: of a
+# forward pass, of one that keeps states, and of the backward pass
+INFERENCE = {1: 128, 2: 168, 4: 255}
+TRAINING = {1: 168, 2: 255}
+BACKWARD = {1: 168, 2: 255}
 
 
 class Config(NamedTuple):
@@ -26,25 +36,28 @@ class Config(NamedTuple):
 
     Args:
         block_d: Channels of a program.
-        steps: Tokens of a chunk, a multiple of ``EVERY``.
-        unroll: Steps whose loads are in flight together; for the backward
-            pass also the steps whose states are kept in registers.
+        chunks: Parts that a sequence is cut in, about: see ``cut``.
+        unroll: Steps that are read ahead; for the backward pass those whose
+            states are kept in registers.
         num_warps: Of a program: one holds 32 channels of 16 states.
+        registers: Of a lane, at most.
     """
 
     block_d: int
-    steps: int
+    chunks: int
     unroll: int
     num_warps: int
+    registers: int
 
 
 @lru_cache
-def wanted_lanes(device: torch.device) -> int:
+def wanted_lanes(device: torch.device, backward: bool) -> int:
     """Channels in flight that fill a GPU."""
+    lanes = LANES_PER_CORE_BACKWARD if backward else LANES_PER_CORE
     if device.type != 'cuda':
-        return CORES * LANES_PER_CORE
+        return CORES * lanes
     properties = torch.cuda.get_device_properties(device)
-    return properties.multi_processor_count * LANES_PER_CORE
+    return properties.multi_processor_count * lanes
 
 
 def cut(length: int, chunks: int) -> int:
@@ -53,39 +66,48 @@ def cut(length: int, chunks: int) -> int:
     return triton.cdiv(max(steps, MIN_STEPS), EVERY) * EVERY
 
 
-def static_config(u: Tensor, states: int, backward: bool) -> Config:
+def static_config(
+    u: Tensor, states: int, backward: bool, save: bool = False
+) -> Config:
     """A good guess, from sizes alone: safe while a graph is captured.
 
     Args:
         u: (G, B, L, Dim).
         states: S.
         backward: Which pass it is for.
+        save: Whether the forward pass keeps states for the other.
     """
-    groups, batch, length, dim = u.shape
-    lanes, wanted = groups * batch * dim, wanted_lanes(u.device)
+    groups, batch, _, dim = u.shape
+    lanes, wanted = groups * batch * dim, wanted_lanes(u.device, backward)
     # two channels a lane share the reads of B and C; not worth idle lanes,
     # and the backward pass has no registers left for it
     wide = not backward and dim % 64 == 0 and lanes >= 4 * wanted
     # a chunked scan computes every decay twice: only for twice the lanes
     chunks = wanted // lanes if 2 * lanes <= wanted else 1
     num_warps = min(8, max(1, triton.next_power_of_2(states) // 16))
-    # more steps at once would spill in the backward pass: see Config.unroll
-    unroll = 2 if backward else 4
-    return Config(64 if wide else 32, cut(length, chunks), unroll, num_warps)
+    unroll = 1 if wide or save or backward else 2
+    registers = 255 if wide else _registers(backward, save)[unroll]
+    return Config(64 if wide else 32, chunks, unroll, num_warps, registers)
 
 
-def candidates(u: Tensor, states: int, backward: bool) -> list[Config]:
+def _registers(backward: bool, save: bool) -> dict[int, int]:
+    return BACKWARD if backward else TRAINING if save else INFERENCE
+
+
+def candidates(
+    u: Tensor, states: int, backward: bool, save: bool = False
+) -> list[Config]:
     """What autotuning tries; the static choice is the first."""
-    static = static_config(u, states, backward)
+    static = static_config(u, states, backward, save)
     length, dim = u.shape[2:]
-    cuts = {cut(length, n) for n in (1, 2, 4, 8, 16, 32, 64)}
-    blocks = [n for n in (32, 64, 128) if n == 32 or n <= dim]
+    cuts = {cut(length, n): n for n in (64, 32, 16, 8, 4, 2, 1)}
+    shapes = [(32, *item) for item in _registers(backward, save).items()]
+    if not backward and dim % 64 == 0:
+        shapes.append((64, 1, 255))
     tried = [
-        Config(block_d, steps, unroll, num_warps)
-        for block_d in (blocks[:2] if backward else blocks)
-        for steps in sorted(cuts)
-        for unroll in ((1, 2, 4) if backward else (4, 8))
-        for num_warps in sorted({static.num_warps, 2 * static.num_warps})
+        Config(block_d, chunks, unroll, static.num_warps, registers)
+        for block_d, unroll, registers in shapes
+        for chunks in sorted(cuts.values())
     ]
     return [static, *(config for config in tried if config != static)]
 
@@ -94,7 +116,11 @@ _TUNED: dict[tuple, Config] = {}
 
 
 def choose(
-    u: Tensor, states: int, backward: bool, run: Callable[[Config], Any]
+    u: Tensor,
+    states: int,
+    backward: bool,
+    save: bool,
+    run: Callable[[Config], Any],
 ) -> Config:
     """The static configuration, or the fastest where tuning is asked for.
 
@@ -102,31 +128,32 @@ def choose(
     rounded up to powers of two), and never while a CUDA graph is captured:
     warm up first.
     """
-    static = static_config(u, states, backward)
+    static = static_config(u, states, backward, save)
     if os.environ.get(ENV_TUNE) != '1' or not u.is_cuda:
         return static
     groups, batch, length, dim = u.shape
     sizes = groups, *map(triton.next_power_of_2, (batch, length)), dim, states
-    key = backward, torch.cuda.get_device_name(u.device), u.dtype, *sizes
+    key = backward, save, torch.cuda.get_device_name(u.device), u.dtype, *sizes
     if key not in _TUNED:
         if torch.cuda.is_current_stream_capturing():
             return static
-        _TUNED[key] = fastest(candidates(u, states, backward), run)
-    # the same length class, but not the same length
+        _TUNED[key] = fastest(candidates(u, states, backward, save), run)
     return _TUNED[key]
 
 
-def fastest(
-    configs: list[Config], run: Callable[[Config], Any]
-) -> Config:  # pragma: no cover - needs a GPU
-    """Time every configuration, in milliseconds."""
-    times = {
-        config: triton.testing.do_bench(
-            lambda config=config: run(config),
-            warmup=5,
-            rep=20,
-            return_mode='median',
-        )
-        for config in configs
-    }
-    return min(times, key=times.get)
+def fastest(configs: list[Config], run: Callable[[Config], Any]) -> Config:
+    """The configuration of the least time; the first if none runs."""
+    times = {}
+    for config in configs:
+        try:
+            times[config] = milliseconds(partial(run, config))
+        except Exception as error:  # Triton's errors have no common base
+            logger.warning('%s is left out of tuning: %s', config, error)
+    return min(times, key=times.get, default=configs[0])
+
+
+def milliseconds(
+    run: Callable[[], Any],
+) -> float:  # pragma: no cover - needs a GPU
+    """Median time of a call."""
+    return triton.testing.do_bench(run, warmup=5, rep=20, return_mode='median')

@@ -1,194 +1,134 @@
-"""Triton kernels of the scan's forward pass, and what both passes share.
+"""Triton kernels of the scan's forward pass.
 
 A program owns one direction, one image, ``BLOCK_D`` channels and a chunk of
 the tokens, and goes through them one by one: channels in lanes, all states of
 a channel in that lane's registers, so that the sum over the states needs no
 shuffles. Tokens are rows of channels, so neighbouring lanes read neighbouring
 addresses, and a scan from the end only turns the sign of the row stride:
-nothing is flipped or transposed. "Step t" is the t-th token that a direction
-visits. Rows are padded to ``BLOCK_D`` and states to ``BLOCK_S`` by masks.
+nothing is flipped or transposed. Rows are padded to ``BLOCK_D`` and states to
+``BLOCK_S`` by masks.
 
-Tensors of tokens, (G, B, L, F), come as tuples (pointer, strides of the first
-three axes); F is contiguous. ``sizes`` is (B, L, Dim, channel blocks, chunks,
-steps of a chunk).
+Few programs share a processor, too few to hide each other's waiting, so one
+reads ahead: the inputs of ``UNROLL`` steps are under way while those before
+are computed. Two sets of registers take turns, since handing one on to the
+other would copy it.
 """
 
 import triton
 import triton.language as tl
 
-LOG2_E = tl.constexpr(1.4426950408889634)
+from .tokens import (
+    load_tiles,
+    place,
+    plain,
+    read,
+    read_A,
+    read_steps,
+    read_weight,
+    row_of,
+    rows,
+    sigmoid,
+    size_of,
+    step_size,
+    store_tiles,
+    tiles_of,
+    unpack,
+    zero_tiles,
+)
 
 
 @triton.jit
-def place(sizes, REVERSE: tl.constexpr):
-    """Which part is this program's: block, chunk, and the place to read at.
-
-    Channel blocks of one image and chunk are neighbours, since they read the
-    same B and C. A place is (direction, image, first token, +1 or -1).
-    """
-    batch, length, dim, blocks, chunks, steps = sizes
-    pid, g = tl.program_id(0), tl.program_id(1)
-    backward = (REVERSE >> g) & 1
-    at = (
-        g,
-        pid // blocks // chunks,
-        backward * (length - 1),
-        1 - 2 * backward,
-    )
-    return pid % blocks, pid // blocks % chunks, at
-
-
-@triton.jit
-def tile_of(s, stride, channels, PER_LANE: tl.constexpr):
-    """Offsets of a [D, S] tile in (S, stride), whole channels to a lane.
-
-    Triton lays tiles out for the widest loads, which would spread a channel's
-    states over lanes. Told that only ``PER_LANE`` channels follow each other,
-    it has no reason to.
-    """
-    tile = s[None, :] * stride + channels[:, None]
-    return tl.max_contiguous(tile, [PER_LANE, 1])
-
-
-@triton.jit
-def rows(tokens, at):
-    """Address of the row a direction visits first, and the way to the next.
-
-    In 64 bits: a token times its stride may exceed 32.
-    """
-    g, b, origin, sign = at
-    base, stride_g, stride_b, stride = tokens
-    base += g.to(tl.int64) * stride_g + b.to(tl.int64) * stride_b
-    return base + origin.to(tl.int64) * stride, sign.to(tl.int64) * stride
-
-
-@triton.jit
-def read(row, columns, mask):
-    return tl.load(row + columns, mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def read_row(row, t, columns, mask):
-    return read(row[0] + t * row[1], columns, mask)
-
-
-@triton.jit
-def read_weight(weight, g, dim, channels, inside):
-    """A direction's row of a (G, Dim) weight, 0 without it."""
-    if weight is None:
-        row = tl.zeros(channels.shape, tl.float32)
-    else:
-        row = read(weight + g * dim, channels, inside)
-    return row
-
-
-@triton.jit
-def read_A(A, g, dim, s, channels, mask, STATES: tl.constexpr):
-    """A of (G, Dim, S) as [D, S]."""
-    where = (g * dim + channels[:, None]) * STATES + s[None, :]
-    where = tl.max_contiguous(where, [1, 1])  # as in tile_of
-    return tl.load(A + where, mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def read_step(row, t, columns, lanes, here, bias, SOFTPLUS: tl.constexpr):
-    """Size of step t and its slope; 0 after the end, so that h stays."""
-    raw = read_row(row, t, columns, lanes) + bias
-    if SOFTPLUS:
-        e = tl.exp2(-LOG2_E * tl.abs(raw))
-        # log(1 + e) rounds e away where it is small: log1p's series there
-        series = e * (1 - e * (0.5 - e * (1 / 3 - e * (0.25 - e * 0.2))))
-        tail = tl.where(e < 0.0625, series, tl.log(1 + e))
-        dt = tl.maximum(raw, 0.0) + tail
-        slope = tl.where(raw < 0, e, 1.0) / (1 + e)
-    else:
-        dt, slope = raw, tl.full(raw.shape, 1.0, tl.float32)
-    return tl.where(here, dt, 0.0), slope
-
-
-@triton.jit
-def advance(h, dt, x, Bt, A2):
-    """h of the next token, [D, S], and its decay; A2 is A log2(e)."""
-    a = tl.exp2(dt[:, None] * A2)
-    return a * h + Bt[None, :] * (dt * x)[:, None], a
+def decay(dt, A2):
+    """What a step leaves of a state, [D, S]; A2 is A log2(e)."""
+    return tl.exp2(dt[:, None] * A2)
 
 
 @triton.jit
 def carry_in(
-    ends, sums, A2, first, count, move: tl.constexpr, dim, tile, mask,
+    ends, sums, A2, first, count, move: tl.constexpr, dim, tiles, masks,
     channels, inside, STATES: tl.constexpr,
 ):  # fmt: skip
-    """What ``count`` chunks hand on to the one after them, [D, S].
+    """What ``count`` chunks hand on to the one after them, tiles [D, S].
 
     Args:
         ends: What a chunk hands on if it is handed nothing, (.., S, Dim).
         sums: Step sizes summed over a chunk, (.., Dim): exp2(A2 * sum) is its
             whole decay, so no products are stored.
         first, move: The first chunk, and 1 or -1 to the next.
-        tile: Offsets of an [D, S] tile in (S, Dim).
     """
-    h = tl.zeros(A2.shape, tl.float32)
+    h, size = zero_tiles(A2), size_of(dim, STATES)
     for i in range(0, count):
         chunk = first + move * i
         total = read(sums + chunk * dim, channels, inside)
-        end = tl.load(ends + chunk * STATES * dim + tile, mask=mask, other=0.0)
-        h = tl.exp2(total[:, None] * A2) * h + end
+        end = load_tiles(ends + chunk * size, tiles, masks)
+        after = ()
+        for p in tl.static_range(len(h)):
+            after = after + (decay(total, A2[p]) * h[p] + end[p],)
+        h = after
     return h
 
 
 @triton.jit
-def ends_kernel(
-    value, weight, delta, z, A, bias, ends, sums, sizes, scale,
-    STATES: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr,
-    ADJOINT: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
-    PER_LANE: tl.constexpr, UNROLL: tl.constexpr,
-):  # fmt: skip
-    """What every chunk hands on if it is handed zeros, for ``carry_in``.
+def largest(x, inside, EVEN: tl.constexpr, FAST: tl.constexpr):
+    """The largest of [D]; NaN if one is, which ``tl.max`` would skip."""
+    if not EVEN:
+        x = tl.where(inside, x, float('-inf'))
+    if FAST:
+        peak = tl.reduce(x, 0, _max_or_nan)
+    else:
+        peak = tl.max(x, axis=0)
+        peak = tl.where(
+            tl.sum((x != x).to(tl.int32), 0) > 0, float('nan'), peak
+        )
+    return peak
 
-    Forward: value u, weight B; the state after the chunk. ``ADJOINT``: value
-    the gradient of the output, weight C, from the last step to the first; the
-    gradient of the state before the chunk.
+
+@triton.jit
+def _max_or_nan(a, b):
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def scan_steps(
+    h, steps, A2, shift, skip, y, peaks, first, end, lanes,
+    MASKED: tl.constexpr, EVEN: tl.constexpr, PAIRS: tl.constexpr,
+    SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
+):  # fmt: skip
+    """Take the steps that were read and write y, gated if a gate was read.
 
     Args:
-        ends: (G, B, chunks, S, Dim), filled.
-        sums: (G, B, chunks, Dim), filled: sum of the step sizes.
+        y, peaks: Rows; peaks may be None.
+        first, end: Of the steps; some are beyond the end if ``MASKED``.
     """
-    block, part, at = place(sizes, REVERSE)
-    batch, length, dim, blocks, chunks, steps = sizes
-    channels = block * BLOCK_D + tl.arange(0, BLOCK_D)
-    s = tl.arange(0, BLOCK_S)
-    inside, states = channels < dim, s < STATES
-    mask = states[None, :] & inside[:, None]
-    value, weight, delta = rows(value, at), rows(weight, at), rows(delta, at)
-    if z is not None:
-        z = rows(z, at)
-    A2 = read_A(A, at[0], dim, s, channels, mask, STATES) * LOG2_E
-    shift = read_weight(bias, at[0], dim, channels, inside)
-    h = tl.zeros((BLOCK_D, BLOCK_S), tl.float32)
-    total = tl.zeros((BLOCK_D,), tl.float32)
-    for i in range(0, steps, UNROLL):
-        for j in tl.static_range(UNROLL):
-            t = part * steps + i + j
-            if ADJOINT:
-                t = part * steps + steps - 1 - i - j
-            here = t < length
-            lanes = inside & here
-            dt, _ = read_step(delta, t, channels, lanes, here, shift, SOFTPLUS)
-            x = read_row(value, t, channels, lanes)
-            w = read_row(weight, t, s, states & here)
-            if ADJOINT:
-                if z is not None:
-                    gate = read_row(z, t, channels, lanes)
-                    x *= gate * tl.sigmoid(gate)
-                h += w[None, :] * (x * scale)[:, None]
-                h *= tl.exp2(dt[:, None] * A2)
-            else:
-                h, _ = advance(h, dt, x, w, A2)
-            total += dt
-    row = (at[0] * batch + at[1]).to(tl.int64) * chunks + part
-    tl.store(sums + row * dim + channels, total, mask=inside)
-    tile = tile_of(s, dim, channels, PER_LANE)
-    tl.store(ends + row * STATES * dim + tile, h, mask=mask)
+    channels, inside, _, _ = lanes
+    for j in tl.static_range(len(steps)):
+        t = first + j
+        values, weights = steps[j]
+        x = values[0].to(tl.float32)
+        raw = values[1].to(tl.float32) + shift
+        dt, _ = step_size(raw, SOFTPLUS, FAST)
+        if MASKED:
+            dt = tl.where(t < end, dt, 0.0)
+        B, C = unpack(weights[0], PAIRS), unpack(weights[1], PAIRS)
+        driven, out, after = (dt * x)[:, None], skip * x, ()
+        for p in tl.static_range(len(B)):
+            state = decay(dt, A2[p]) * h[p] + B[p][None, :] * driven
+            out += tl.sum(state * C[p][None, :], axis=1)
+            after = after + (state,)
+        h = after
+        if peaks is not None:
+            peak = largest(out, inside, EVEN, FAST)
+            tl.store(peaks[0] + t * peaks[1], peak, mask=t < end)
+        if len(values) == 3:
+            gate = values[2].to(tl.float32)
+            out *= gate * sigmoid(gate, FAST)
+        to = (y[0] + channels) + t * y[1]
+        out = out.to(to.dtype.element_ty)
+        if EVEN and not MASKED:
+            tl.store(to, out)
+        else:
+            tl.store(to, out, mask=inside & (t < end))
+    return h
 
 
 @triton.jit
@@ -196,76 +136,104 @@ def scan_kernel(
     u, delta, B, C, z, y, A, D, bias, peaks, starts, ends, sums, sizes,
     STATES: tl.constexpr, SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr,
     EVERY: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
-    PER_LANE: tl.constexpr, UNROLL: tl.constexpr,
+    PER_LANE: tl.constexpr, UNROLL: tl.constexpr, PAIRS: tl.constexpr,
+    ALIGN: tl.constexpr, EVEN: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """Scan one chunk and write y, gated if ``z`` is given.
 
     Args:
         y: Filled.
-        peaks: (blocks, G, B, L) or None, filled: the largest y before the
+        peaks: (G, B, blocks, L) or None, filled: the largest y before the
             gate of every token and channel block.
-        starts: (G, B, ceil(L / EVERY), S, Dim) or None, filled: the state
+        starts: (G, B, ceil(L / EVERY), S, Dim) as ``tiles_of`` has it, or
+            None; filled: the state
             before every ``EVERY`` steps, for the backward pass.
         ends, sums: From ``ends_kernel``; None if there is one chunk.
-        sizes: See above; a chunk's steps are a multiple of ``EVERY``, as that
-            is of ``UNROLL``.
+        sizes: See ``tokens``; a chunk's steps are a multiple of ``EVERY``, as
+            that is of ``UNROLL``.
     """
-    block, part, at = place(sizes, REVERSE)
-    batch, length, dim, blocks, chunks, steps = sizes
+    batch, length, dim, blocks, chunks, steps = plain(sizes)
+    block, part, at = place(length, blocks, chunks, REVERSE)
     g, b, origin, sign = at
     image = (g * batch + b).to(tl.int64)
     channels = block * BLOCK_D + tl.arange(0, BLOCK_D)
-    s = tl.arange(0, BLOCK_S)
-    inside, states = channels < dim, s < STATES
-    mask = states[None, :] & inside[:, None]
-    tile = tile_of(s, dim, channels, PER_LANE)
-    u, delta, B, C = rows(u, at), rows(delta, at), rows(B, at), rows(C, at)
-    y = rows(y, at)
-    if z is not None:
-        z = rows(z, at)
-    A2 = read_A(A, g, dim, s, channels, mask, STATES) * LOG2_E
+    inside = channels < dim
+    PARTS: tl.constexpr = 1 if PAIRS is None else 2
+    tiles, masks = tiles_of(channels, inside, STATES, BLOCK_S, PER_LANE, PARTS)
+    A2 = read_A(A, g, dim, channels, masks, STATES, BLOCK_S)
+    size = size_of(dim, STATES)
     shift = read_weight(bias, g, dim, channels, inside)
     skip = read_weight(D, g, dim, channels, inside)
-    h = tl.zeros((BLOCK_D, BLOCK_S), tl.float32)
     if ends is not None:
         h = carry_in(
-            ends, sums, A2, image * chunks, part, 1, dim, tile, mask,
+            ends, sums, A2, image * chunks, part, 1, dim, tiles, masks,
             channels, inside, STATES,
         )  # fmt: skip
+    else:
+        h = zero_tiles(A2)
+    s = tl.arange(0, BLOCK_S // PARTS)
+    lanes = channels, inside, s, s < STATES // PARTS
     begin = part * steps
-    for t in range(begin, min(begin + steps, length), UNROLL):
-        if starts is not None and t % EVERY == 0:
-            row = image * tl.cdiv(length, EVERY) + t // EVERY
-            tl.store(starts + row * STATES * dim + tile, h, mask=mask)
-        # all loads of these steps come before the first store: behind one
-        # that may alias, the compiler could not move them ahead
-        ys, gates = (), ()
-        for j in tl.static_range(UNROLL):
-            here = t + j < length
-            lanes = inside & here
-            dt, _ = read_step(
-                delta, t + j, channels, lanes, here, shift, SOFTPLUS
-            )
-            x = read_row(u, t + j, channels, lanes)
-            Bt = read_row(B, t + j, s, states & here)
-            Ct = read_row(C, t + j, s, states & here)
-            h, _ = advance(h, dt, x, Bt, A2)
-            ys = ys + (tl.sum(h * Ct[None, :], axis=1) + skip * x,)
-            if z is not None:
-                gate = read_row(z, t + j, channels, lanes)
-                gates = gates + (gate * tl.sigmoid(gate),)
-        for j in tl.static_range(UNROLL):
-            here, out = t + j < length, ys[j]
-            if peaks is not None:
-                peak = tl.max(tl.where(inside, out, float('-inf')), axis=0)
-                row = (block * tl.num_programs(1) + g).to(tl.int64) * batch + b
-                token = row * length + origin + sign * (t + j)
-                tl.store(peaks + token, peak, mask=here)
-            if z is not None:
-                out *= gates[j]
-            target = y[0] + (t + j) * y[1] + channels
-            out = out.to(target.dtype.element_ty)
-            tl.store(target, out, mask=inside & here)
+    count = min(steps, length - begin)
+    by_channel = (
+        row_of(u, at, begin, 1),
+        row_of(delta, at, begin, 1),
+    )
+    if z is not None:
+        by_channel = by_channel + (row_of(z, at, begin, 1),)
+    by_state = (row_of(B, at, begin, 1), row_of(C, at, begin, 1))
+    y = row_of(y, at, begin, 1)
+    if peaks is not None:
+        row = peaks + (image * blocks + block) * length
+        peaks = row + origin + sign * begin, sign
+    if starts is not None:
+        row = image * tl.cdiv(length, EVERY) + begin // EVERY
+        starts += row * size
+    turns = tl.maximum(count // UNROLL - 1, 0) // 2
+    now = read_steps(
+        by_channel, by_state, 0, count, lanes, True, EVEN, ALIGN, UNROLL,
+    )  # fmt: skip
+    for i in range(0, turns):
+        t = 2 * i * UNROLL
+        then = read_steps(
+            by_channel, by_state, t + UNROLL, count, lanes, False, EVEN, ALIGN,
+            UNROLL,
+        )  # fmt: skip
+        if starts is not None:
+            save(starts, h, t, size, tiles, masks, EVERY)
+        h = scan_steps(
+            h, now, A2, shift, skip, y, peaks, t, count, lanes, False, EVEN,
+            PAIRS, SOFTPLUS, FAST,
+        )  # fmt: skip
+        now = read_steps(
+            by_channel, by_state, t + 2 * UNROLL, count, lanes, False, EVEN,
+            ALIGN, UNROLL,
+        )  # fmt: skip
+        if starts is not None:
+            save(starts, h, t + UNROLL, size, tiles, masks, EVERY)
+        h = scan_steps(
+            h, then, A2, shift, skip, y, peaks, t + UNROLL, count, lanes,
+            False, EVEN, PAIRS, SOFTPLUS, FAST,
+        )  # fmt: skip
+    for t in range(2 * turns * UNROLL, count, UNROLL):
+        now = read_steps(
+            by_channel, by_state, t, count, lanes, True, EVEN, ALIGN, UNROLL
+        )
+        if starts is not None:
+            save(starts, h, t, size, tiles, masks, EVERY)
+        h = scan_steps(
+            h, now, A2, shift, skip, y, peaks, t, count, lanes, True, EVEN,
+            PAIRS, SOFTPLUS, FAST,
+        )  # fmt: skip
+
+
+@triton.jit
+def save(
+    starts, h, t, size, tiles, masks, EVERY: tl.constexpr,
+):  # fmt: skip
+    """Keep the state before step t of this chunk, if it is its turn."""
+    if t % EVERY == 0:
+        store_tiles(starts + t // EVERY * size, h, tiles, masks)
 
 
 @triton.jit
@@ -282,15 +250,16 @@ def merge_kernel(
         out: (B, L, Dim), contiguous, filled.
         sizes: (L, Dim).
     """
-    length, dim = sizes
+    length, dim = plain(sizes)
     row = tl.program_id(0).to(tl.int64)
     at = (tl.program_id(0) * 0, row // length, row % length, row * 0 + 1)
     channels = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = channels < dim
     total = tl.zeros((BLOCK_D,), tl.float32)
     first, _ = rows(y, at)
+    stride = plain(y[1:2])[0]
     for g in tl.static_range(GROUPS):
-        total += read(first + g * y[1], channels, inside)
+        total += read(first + g * stride, channels, inside)
     total /= GROUPS
     if z is not None:
         gate = read(rows(z, at)[0], channels, inside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -10,10 +11,15 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
+from ...triton_check import interpreted
 from ..inputs import Inputs, Options
 from .backward import grad_kernel
-from .config import Config
-from .kernels import ends_kernel, merge_kernel, scan_kernel
+from .config import Config, cut
+from .ends import ends_kernel
+from .kernels import merge_kernel, scan_kernel
+
+# what two numbers of 16 bits are read as
+PAIRS = {torch.bfloat16: 'bf16', torch.float16: 'fp16'}
 
 
 def on_device(u: Tensor) -> AbstractContextManager:
@@ -26,6 +32,16 @@ def dense_rows(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
+def odd(*numbers: int) -> tuple[int, ...]:
+    """Numbers as the kernels take them: 2 n + 1.
+
+    Triton compiles a kernel anew where an argument is 1 or a multiple of 16
+    and was not before. Sizes and strides follow the batch, which early exits
+    change from call to call.
+    """
+    return tuple(2 * n + 1 for n in numbers)
+
+
 def tokens(x: Tensor | None, groups: int) -> tuple | None:
     """A tensor of tokens as the kernels take it.
 
@@ -34,13 +50,43 @@ def tokens(x: Tensor | None, groups: int) -> tuple | None:
     """
     if x is None:
         return None
-    return x, *x.expand(groups, *x.shape[-3:]).stride()[:3]
+    return x, *odd(*x.expand(groups, *x.shape[-3:]).stride()[:3])
+
+
+def as_pairs(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, str | None]:
+    """B and C in half precision as pairs of 32 bits, if they can be read so.
+
+    Returns:
+        (G, B, L, S / 2) of int32 and the kind of pairs; or what was given,
+        and None.
+    """
+    kind = PAIRS.get(B.dtype)
+    if kind is None or B.dtype != C.dtype or B.shape[-1] % 2:
+        return B, C, None
+    steps = (x.storage_offset() for x in (B, C))
+    if any(n % 2 for n in (*steps, *B.stride()[:-1], *C.stride()[:-1])):
+        return B, C, None
+    return B.view(torch.int32), C.view(torch.int32), kind
+
+
+def alignment(*tensors: Tensor) -> int:
+    """Bytes, up to 16, that every row of every tensor starts a multiple of."""
+    numbers = [16]
+    for x in tensors:
+        strides = (n * x.element_size() for n in x.stride()[:-1])
+        numbers += [x.data_ptr(), *strides]
+    return math.gcd(*numbers)
+
+
+def padded(dim: int) -> int:
+    """Channels that states are kept for: see ``tokens.tiles_of``."""
+    return (dim + 31) // 32 * 32
 
 
 class Call(NamedTuple):
     """What all launches of one pass share."""
 
-    inputs: Inputs  # rows dense, weights contiguous
+    inputs: Inputs  # rows dense, weights contiguous, B and C as they are read
     sizes: tuple[int, ...]
     grid: tuple[int, int]
     settings: dict[str, Any]
@@ -48,20 +94,28 @@ class Call(NamedTuple):
     @classmethod
     def make(cls, inputs: Inputs, options: Options, config: Config) -> Call:
         groups, batch, length, dim = inputs.u.shape
-        chunks = triton.cdiv(length, config.steps)
+        states, steps = inputs.A.shape[-1], cut(length, config.chunks)
+        chunks = triton.cdiv(length, steps)
         blocks = triton.cdiv(dim, config.block_d)
-        states = inputs.A.shape[-1]
+        block_s = triton.next_power_of_2(states)
+        B, C, pairs = as_pairs(inputs.B, inputs.C)
         settings = dict(
             STATES=states,
             SOFTPLUS=options.delta_softplus,
             REVERSE=sum(1 << g for g, on in enumerate(options.reverse) if on),
             BLOCK_D=config.block_d,
-            BLOCK_S=triton.next_power_of_2(states),
+            BLOCK_S=block_s,
             PER_LANE=max(1, config.block_d // (32 * config.num_warps)),
+            PAIRS=pairs,
+            ALIGN=alignment(B, C),
+            EVEN=dim % config.block_d == 0 and states == block_s,
+            FAST=not interpreted(),
             num_warps=config.num_warps,
+            maxnreg=config.registers,
         )
-        sizes = (batch, length, dim, blocks, chunks, config.steps)
-        return cls(inputs, sizes, (blocks * chunks * batch, groups), settings)
+        sizes = (batch, length, dim, blocks, chunks, steps)
+        grid = blocks * chunks * batch, groups
+        return cls(inputs._replace(B=B, C=C), sizes, grid, settings)
 
     def tokens(self, x: Tensor | None) -> tuple | None:
         return tokens(x, len(self.inputs.u))
@@ -72,7 +126,9 @@ class Call(NamedTuple):
         batch, chunks = self.sizes[0], self.sizes[4]
         make = self.inputs.u.new_empty
         return (
-            make(groups, batch, chunks, states, dim, dtype=torch.float32),
+            make(
+                groups, batch, chunks, states, padded(dim), dtype=torch.float32
+            ),
             make(groups, batch, chunks, dim, dtype=torch.float32),
         )
 
@@ -93,7 +149,7 @@ class Call(NamedTuple):
             inputs.delta_bias,
             ends,
             sums,
-            self.sizes,
+            odd(*self.sizes),
             scale,
             ADJOINT=adjoint,
             UNROLL=unroll,
@@ -113,27 +169,44 @@ def prepare(inputs: Inputs) -> Inputs:
     return Inputs(u, delta, A, B, C, D, z, delta_bias)
 
 
+def empty_outputs(u: Tensor, dtype: torch.dtype) -> Tensor:
+    """Room for the output of every direction, one's beside the other's.
+
+    Returns:
+        (G, B, L, Dim), its memory (B, L, G, Dim): a projection of all
+        directions reads a token's as one row.
+    """
+    groups, batch, length, dim = u.shape
+    return u.new_empty(batch, length, groups, dim, dtype=dtype).permute(
+        2, 0, 1, 3
+    )
+
+
+def empty_states(u: Tensor, states: int, every: int) -> Tensor:
+    """Room for the states before every so many steps."""
+    groups, batch, length, dim = u.shape
+    shape = groups, batch, (length + every - 1) // every, states, padded(dim)
+    # nobody writes the padding, and operators must not return chance
+    make = u.new_empty if padded(dim) == dim else u.new_zeros
+    return make(shape, dtype=torch.float32)
+
+
 def run_forward(
     inputs: Inputs, options: Options, every: int, save: bool, config: Config
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Launch the forward pass; returns out, importance and saved states."""
     call = Call.make(inputs, options, config)
-    u, (groups, dim, states) = inputs.u, inputs.A.shape
+    inputs, u, (groups, dim, states) = call.inputs, inputs.u, inputs.A.shape
     batch, length, blocks = call.sizes[0], call.sizes[1], call.sizes[3]
     peaks = starts = None
     if options.importance:
-        shape = blocks, groups, batch, length
+        shape = groups, batch, blocks, length
         peaks = u.new_empty(shape, dtype=torch.float32)
     if save:
-        shape = groups, batch, triton.cdiv(length, every), states, dim
-        starts = u.new_empty(shape, dtype=torch.float32)
+        starts = empty_states(u, states, every)
     merged = options.merge and groups > 1
     # directions that are yet to be averaged are not rounded in between
-    y = torch.empty_like(
-        u,
-        dtype=torch.float32 if merged else u.dtype,
-        memory_format=torch.contiguous_format,
-    )
+    y = empty_outputs(u, torch.float32 if merged else u.dtype)
     ends, sums = call.ends(None, 1.0, config.unroll)
     scan_kernel[call.grid](
         *(call.tokens(t) for t in (u, inputs.delta, inputs.B, inputs.C)),
@@ -146,7 +219,7 @@ def run_forward(
         starts,
         ends,
         sums,
-        call.sizes,
+        odd(*call.sizes),
         EVERY=every,
         UNROLL=config.unroll,
         **call.settings,
@@ -156,11 +229,11 @@ def run_forward(
         out = u.new_empty(u.shape[1:])
         block = min(1024, triton.next_power_of_2(dim))
         merge_kernel[batch * length, triton.cdiv(dim, block)](
-            call.tokens(y), call.tokens(inputs.z), out, (length, dim),
+            call.tokens(y), call.tokens(inputs.z), out, odd(length, dim),
             GROUPS=groups, BLOCK_D=block, num_warps=max(1, block // 256),
         )  # fmt: skip
     # softplus is monotone, so one softplus after the max is enough
-    score = None if peaks is None else F.softplus(peaks.amax((0, 1)))
+    score = None if peaks is None else F.softplus(peaks.amax((0, 2)))
     return out, score, starts
 
 
@@ -174,7 +247,7 @@ def run_backward(
 ) -> Inputs:
     """Launch the backward pass; returns gradients of the inputs."""
     call = Call.make(inputs, options, config)
-    u, (groups, dim, states) = inputs.u, inputs.A.shape
+    inputs, u, (groups, dim, states) = call.inputs, inputs.u, inputs.A.shape
     batch, length, _, blocks, chunks, _ = call.sizes
     scale = 1 / groups if options.merge else 1.0
     settings = call.settings
@@ -186,7 +259,7 @@ def run_backward(
     ddelta = make(*u.shape, dtype=inputs.delta.dtype)
     dz = None if inputs.z is None else make(*u.shape)
     dBC = make(blocks, 2, groups, batch, length, states)
-    dA = make(groups, batch * chunks, states, dim)
+    dA = make(groups, batch * chunks, padded(dim) // 32, states, 32)
     dD, dbias = (make(groups, batch * chunks, dim) for _ in range(2))
     scratch = make(
         call.grid[0] * groups * every // config.unroll,
@@ -205,15 +278,16 @@ def run_backward(
         sums,
         scratch,
         *(du, ddelta, dz, dBC, dA, dD, dbias),
-        call.sizes,
+        odd(*call.sizes),
         scale,
         EVERY=every,
         SUB=config.unroll,
+        HALVING=settings['BLOCK_S'] == 16
+        and (config.block_d, config.num_warps) == (32, 1),
         **settings,
     )
     dz = None if dz is None else dz.sum(0)
+    dA = dA.sum(1).mT.flatten(1, 2)[:, :dim]
     # apart, since outputs of an operator must not share memory
     dB, dC = dBC[:, 0].sum(0), dBC[:, 1].sum(0)
-    return Inputs(
-        du, ddelta, dA.sum(1).mT, dB, dC, dD.sum(1), dz, dbias.sum(1)
-    )
+    return Inputs(du, ddelta, dA, dB, dC, dD.sum(1), dz, dbias.sum(1))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ..inputs import Inputs, Options
-from ..operator import define, register
+from ..operator import define, fake_forward, register
 from . import config as cuts
 from .config import MAX_STATES, Config, choose
 from .launch import (
     dense_rows,
+    empty_outputs,
+    empty_states,
     on_device,
     prepare,
     run_backward,
@@ -27,7 +31,7 @@ def _forward(
         return run_forward(inputs, options, every, save, config)
 
     with on_device(inputs.u):
-        return run(choose(inputs.u, inputs.A.shape[-1], False, run))
+        return run(choose(inputs.u, inputs.A.shape[-1], False, save, run))
 
 
 def _backward(
@@ -40,10 +44,22 @@ def _backward(
         return run_backward(inputs, options, every, starts, grad, config)
 
     with on_device(inputs.u):
-        return run(choose(inputs.u, inputs.A.shape[-1], True, run))
+        return run(choose(inputs.u, inputs.A.shape[-1], True, True, run))
 
 
-define('triton_scan', _forward, _backward)
+def _fake(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs of the right shape, laid out as those of the kernels."""
+    u, A = given[0], given[2]
+    *_, merge, _, every, save = given
+    out, score, starts = fake_forward(*given)
+    if not merge:
+        out = empty_outputs(u, u.dtype)
+    if save:
+        starts = empty_states(u, A.shape[-1], every)
+    return out, score, starts
+
+
+define('triton_scan', _forward, _backward, _fake)
 _scan = register('triton_scan')
 
 
