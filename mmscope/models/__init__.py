@@ -29,7 +29,7 @@ from .exit_policies import (
 from .mambascope import MambaScopeBackbone
 from .necks import LayerNorm2d, SimpleFeaturePyramid
 from .stages import Evidence, ScopeResult
-from .vision_mamba import VisionMambaBackbone
+from .vim import VisionMambaBackbone
 
 __all__ = [
     'EarlyExitMixin',

@@ -1,10 +1,12 @@
-"""Patch embeddings, and position embeddings that know their grid."""
+"""From images to tokens: patches, and positions that know their grid."""
 
 import math
 
 import torch
 import torch.nn.functional as F
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
+from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 Grid = tuple[int, int]
@@ -58,44 +60,116 @@ def resize_pos_embed(pos_embed: Tensor, src: Grid, dst: Grid) -> Tensor:
     return grid.flatten(2).transpose(1, 2).to(pos_embed.dtype)
 
 
-class PosEmbeds(BaseModule):
-    """Base of modules with position embeddings, stored with their grid.
+class Embeddings(BaseModule):
+    """Base of the encoder: patches, class token and position embeddings.
 
-    Beside the parameter ``NAME``, (1, h * w, C), the state dict has
-    ``NAME_grid``, (h, w) as integers: the number of rows does not tell it.
-    Loading resamples rows of another grid.
+    Beside the position embeddings ``NAME``, (1, h * w, C), the state dict
+    has their grid (h, w) as ``NAME_grid``: the number of rows does not tell
+    it. Loading resamples rows of another grid.
 
     Args:
+        img_size: Image size that ``pos_embed`` is stored for.
+        patch_size: Side of a patch P in pixels.
+        in_channels: Image channels.
+        embed_dims: Token channels C.
+        size_divisor: Multiple that image sides are padded to.
         init_cfg: mmengine's.
     """
 
-    def __init__(self, init_cfg: dict | list[dict] | None = None) -> None:
+    def __init__(
+        self,
+        img_size: int | tuple[int, int],
+        patch_size: int,
+        in_channels: int,
+        embed_dims: int,
+        size_divisor: int,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
         super().__init__(init_cfg)
+        self.patch_size = patch_size
+        self.in_channels = in_channels
+        self.embed_dims = embed_dims
+        self.size_divisor = size_divisor
+        self.patch_embed = PatchEmbed(in_channels, embed_dims, patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
+        self.cls_pos_embed = nn.Parameter(torch.zeros(1, 1, embed_dims))
         self.pos_grids: dict[str, Grid] = {}
+        height, width = (
+            math.ceil(side / size_divisor) * size_divisor // patch_size
+            for side in to_2tuple(img_size)
+        )
+        self.add_pos_embed('pos_embed', (height, width))
         self.register_load_state_dict_pre_hook(_resample_loaded)
 
-    def add_pos_embed(self, name: str, grid: Grid, embed_dims: int) -> None:
+    def add_pos_embed(self, name: str, grid: Grid) -> None:
         """Register position embeddings for a grid (h, w)."""
-        rows = torch.zeros(1, math.prod(grid), embed_dims)
+        rows = torch.zeros(1, math.prod(grid), self.embed_dims)
         self.register_parameter(name, nn.Parameter(rows))
         self.register_buffer(f'{name}_grid', torch.tensor(grid))
         self.pos_grids[name] = grid
-
-    def reset_pos_embeds(self) -> None:
-        """Truncated normal of deviation 0.02."""
-        for name, grid in self.pos_grids.items():
-            nn.init.trunc_normal_(self.get_parameter(name), std=0.02)
-            # memory that was never written to holds no grid
-            self.get_buffer(f'{name}_grid').copy_(torch.tensor(grid))
 
     def pos_embed_at(self, name: str, grid: Grid) -> Tensor:
         """Position embeddings for any grid (h, w), (1, h * w, C)."""
         rows = getattr(self, name)
         return resize_pos_embed(rows, self.pos_grids[name], grid)
 
+    def reset_parameters(self) -> None:
+        """Draw Vim's initial weights."""
+        self.patch_embed.reset_parameters()
+        for name, parameter in self.named_parameters(recurse=False):
+            if name.endswith(('pos_embed', 'cls_token')):
+                nn.init.trunc_normal_(parameter, std=0.02)
+        for name, grid in self.pos_grids.items():
+            # memory that was never written to holds no grid
+            self.get_buffer(f'{name}_grid').copy_(torch.tensor(grid))
+
+    def check_images(self, x: Tensor) -> None:
+        """Refuse what is not a batch of images.
+
+        Raises:
+            ValueError: wrong axes or channels, an empty batch, or images
+                smaller than one coarse patch.
+        """
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'expected images of shape (B, {self.in_channels}, H, W), '
+                f'got a tensor of shape {tuple(x.shape)}'
+            )
+        if x.shape[0] == 0:
+            raise ValueError('expected at least one image, got a batch of 0')
+        if min(x.shape[2:]) < self.size_divisor:
+            raise ValueError(
+                f'images must be at least {self.size_divisor} pixels high '
+                f'and wide, got {tuple(x.shape[2:])}; enlarge them'
+            )
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Zero-pad images right and bottom to multiples of size_divisor.
+
+        A fallback: padding belongs to the data preprocessor, since heads
+        stretch their output over the padded image.
+
+        Args:
+            x: (B, 3, H, W).
+
+        Returns:
+            (B, 3, H', W').
+        """
+        height, width = (-side % self.size_divisor for side in x.shape[2:])
+        if not height and not width:
+            return x
+        # the logger shows a warning once
+        MMLogger.get_current_instance().warning(
+            'the backbone pads images to multiples of %d, and predictions '
+            "are stretched; set the data preprocessor's size_divisor (mmseg: "
+            'also in its test_cfg)',
+            self.size_divisor,
+        )
+        return F.pad(x, (0, width, 0, height))
+
 
 def _resample_loaded(
-    module: PosEmbeds, state_dict: dict, prefix: str, *_: object
+    module: Embeddings, state_dict: dict, prefix: str, *_: object
 ) -> None:
     """Fit position embeddings that are loaded to the module's grids."""
     for name, own in module.pos_grids.items():

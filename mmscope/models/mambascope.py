@@ -17,7 +17,6 @@ from .exit_context import (
     exit_context,
     next_record,
 )
-from .layer_depth import LayerDepth
 from .layers import ScoreMetric
 from .reuse import FeatureReuse
 from .scope_options import (
@@ -33,7 +32,7 @@ from .vim import VimEncoder
 
 
 @MODELS.register_module()
-class MambaScopeBackbone(ScopeNumbers, ScopeStages, LayerDepth, VimEncoder):
+class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
     """Coarse-to-fine scoping Vision Mamba as a backbone.
 
     A pass over the half-size image answers simple images. For the others,
@@ -177,9 +176,7 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, LayerDepth, VimEncoder):
         if separate_coarse_pos_embed:
             height, width = self.pos_grids['pos_embed']
             self.coarse_cls_pos_embed = nn.Parameter(torch.zeros(1, 1, dims))
-            self.add_pos_embed(
-                'coarse_pos_embed', (height // 2, width // 2), dims
-            )
+            self.add_pos_embed('coarse_pos_embed', (height // 2, width // 2))
         else:
             self.coarse_cls_pos_embed = self.coarse_pos_embed = None
         self.reset_parameters()

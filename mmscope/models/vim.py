@@ -1,22 +1,25 @@
-"""The Vision Mamba encoder that both backbones share."""
+"""Vision Mamba: the encoder that both backbones share, and the baseline."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from mmengine.logging import MMLogger
-from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmscope.functional import accumulate_importance
+from mmscope.functional import (
+    accumulate_importance,
+    insert_cls,
+    split_cls,
+    tokens_to_map,
+)
+from mmscope.functional.checks import check_choice
 from mmscope.ops import scan_backends
+from mmscope.registry import MODELS
 from mmscope.utils.pretrained import load_pretrained
 
-from .embeddings import PatchEmbed, PosEmbeds
+from .embeddings import Embeddings
+from .layer_depth import LayerDepth
 from .layers import (
     RMSNorm,
     ScoreMetric,
@@ -29,6 +32,7 @@ ARCH_ZOO = {
     'small': dict(embed_dims=384, num_layers=24),
     'base': dict(embed_dims=768, num_layers=24),
 }
+OUT_TYPES = ('featmap', 'cls_token', 'raw')
 ARCH_KEYS = {'embed_dims', 'num_layers', 'd_state', 'expand', 'd_conv'}
 
 
@@ -72,7 +76,7 @@ def resolve_arch(arch: str | dict) -> dict:
     return dict(arch)
 
 
-class VimEncoder(PosEmbeds):
+class VimEncoder(LayerDepth, Embeddings):
     """Patch embedding, position embeddings and a stack of Vim's blocks.
 
     The state dict has Vim's names but for two: the row of CLS is stored
@@ -114,27 +118,17 @@ class VimEncoder(PosEmbeds):
         frozen_stages: int,
         init_cfg: dict | list[dict] | None,
     ) -> None:
-        super().__init__(init_cfg)
         arch = resolve_arch(arch)
-        self.embed_dims = arch.pop('embed_dims')
-        self.num_layers = arch.pop('num_layers')
-        self.patch_size = patch_size
-        self.in_channels = in_channels
-        self.size_divisor = size_divisor
+        dims, num_layers = arch.pop('embed_dims'), arch.pop('num_layers')
+        super().__init__(
+            img_size, patch_size, in_channels, dims, size_divisor, init_cfg
+        )
+        self.num_layers = num_layers
         self.out_indices = self._check_out_indices(out_indices)
         self._check_scan_backend(scan_backend)
         self.with_cp = with_cp
         self.frozen_stages = frozen_stages
 
-        dims = self.embed_dims
-        self.patch_embed = PatchEmbed(in_channels, dims, patch_size)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, dims))
-        self.cls_pos_embed = nn.Parameter(torch.zeros(1, 1, dims))
-        grid = tuple(
-            math.ceil(side / size_divisor) * size_divisor // patch_size
-            for side in to_2tuple(img_size)
-        )
-        self.add_pos_embed('pos_embed', grid, dims)
         rates = np.linspace(0, drop_path_rate, self.num_layers).tolist()
         self.layers = nn.ModuleList(
             VimBlock(dims, rate, scan_backend=scan_backend, **arch)
@@ -172,11 +166,7 @@ class VimEncoder(PosEmbeds):
 
     def reset_parameters(self) -> None:
         """Draw Vim's initial weights."""
-        self.patch_embed.reset_parameters()
-        for name, parameter in self.named_parameters(recurse=False):
-            if name.endswith(('cls_pos_embed', 'cls_token')):
-                nn.init.trunc_normal_(parameter, std=0.02)
-        self.reset_pos_embeds()
+        super().reset_parameters()
         for module in self.modules():
             if isinstance(module, RMSNorm):
                 module.reset_parameters()
@@ -227,50 +217,6 @@ class VimEncoder(PosEmbeds):
             layer.eval()
         return self
 
-    def check_images(self, x: Tensor) -> None:
-        """Refuse what is not a batch of images.
-
-        Raises:
-            ValueError: wrong axes or channels, an empty batch, or images
-                smaller than one coarse patch.
-        """
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f'expected images of shape (B, {self.in_channels}, H, W), '
-                f'got a tensor of shape {tuple(x.shape)}'
-            )
-        if x.shape[0] == 0:
-            raise ValueError('expected at least one image, got a batch of 0')
-        if min(x.shape[2:]) < self.size_divisor:
-            raise ValueError(
-                f'images must be at least {self.size_divisor} pixels high '
-                f'and wide, got {tuple(x.shape[2:])}; enlarge them'
-            )
-
-    def pad(self, x: Tensor) -> Tensor:
-        """Zero-pad images right and bottom to multiples of size_divisor.
-
-        A fallback: padding belongs to the data preprocessor, since heads
-        stretch their output over the padded image.
-
-        Args:
-            x: (B, 3, H, W).
-
-        Returns:
-            (B, 3, H', W').
-        """
-        height, width = (-side % self.size_divisor for side in x.shape[2:])
-        if not height and not width:
-            return x
-        # the logger shows a warning once
-        MMLogger.get_current_instance().warning(
-            'the backbone pads images to multiples of %d, and predictions '
-            "are stretched; set the data preprocessor's size_divisor (mmseg: "
-            'also in its test_cfg)',
-            self.size_divisor,
-        )
-        return F.pad(x, (0, width, 0, height))
-
     def encode(
         self,
         x: Tensor,
@@ -303,3 +249,98 @@ class VimEncoder(PosEmbeds):
             if index in self.out_indices:
                 levels.append(x)
         return Encoded(tuple(levels), x, importance)
+
+
+@MODELS.register_module()
+class VisionMambaBackbone(VimEncoder):
+    """Vision Mamba (Vim) as a backbone for dense tasks and classification.
+
+    Any image size: sides are zero-padded to multiples of ``patch_size`` and
+    position embeddings resampled to the grid.
+
+    Args:
+        arch: 'tiny', 'small', 'base', or a dict with ``embed_dims`` and
+            ``num_layers`` and optionally ``d_state``, ``expand``, ``d_conv``.
+        img_size: Image size that position embeddings are stored for.
+        patch_size: Side of a patch P in pixels.
+        in_channels: Image channels.
+        out_indices: Blocks whose output is returned.
+        out_type: 'featmap' returns maps (B, C, H / P, W / P), each through an
+            RMSNorm of its own; 'cls_token' the class token (B, C) and 'raw'
+            the whole sequence (B, N + 1, C) with CLS at N // 2, both through
+            Vim's final norm.
+        drop_path_rate: Stochastic depth of the last block; linear from 0.
+        scan_backend: 'auto' or a name of :func:`mmscope.ops.scan_backends`.
+        init_cfg: mmengine's; of type 'Pretrained' it takes checkpoints of
+            ours and of the official Vim.
+        with_cp: Recompute blocks in the backward pass to save memory.
+        frozen_stages: -1 freezes nothing, 0 the embeddings, n the first n
+            blocks as well.
+
+    Examples:
+        >>> net = VisionMambaBackbone('tiny', out_indices=(11, 23))
+        >>> [tuple(m.shape) for m in net(torch.rand(1, 3, 64, 96))]
+        [(1, 192, 4, 6), (1, 192, 4, 6)]
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (5, 11, 17, 23),
+        out_type: str = 'featmap',
+        drop_path_rate: float = 0.0,
+        scan_backend: str = 'auto',
+        init_cfg: dict | list[dict] | None = None,
+        with_cp: bool = False,
+        frozen_stages: int = -1,
+    ) -> None:
+        check_choice('out_type', out_type, OUT_TYPES)
+        super().__init__(
+            arch=arch,
+            img_size=img_size,
+            patch_size=patch_size,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            level_norms=out_type == 'featmap',
+            final_norm=out_type != 'featmap',
+            drop_path_rate=drop_path_rate,
+            scan_backend=scan_backend,
+            size_divisor=patch_size,
+            with_cp=with_cp,
+            frozen_stages=frozen_stages,
+            init_cfg=init_cfg,
+        )
+        self.out_type = out_type
+        self.freeze(last_used=self.out_indices[-1])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Extract features.
+
+        Args:
+            x: Images, (B, 3, H, W).
+
+        Returns:
+            One tensor for each of ``out_indices``, shaped as ``out_type``
+            says.
+
+        Raises:
+            ValueError: ``x`` is no batch of images, see
+                :meth:`VimEncoder.check_images`.
+        """
+        self.check_images(x)
+        x = self.pad(x)
+        grid = tuple(side // self.patch_size for side in x.shape[2:])
+        tokens = self.patch_embed(x) + self.pos_embed_at('pos_embed', grid)
+        cls = (self.cls_token + self.cls_pos_embed).expand(x.shape[0], -1, -1)
+        levels = self.encode(insert_cls(tokens, cls)).levels
+        if self.out_type == 'raw':
+            return tuple(self.norm_f(level) for level in levels)
+        if self.out_type == 'cls_token':
+            return tuple(self.norm_f(split_cls(lvl)[1]) for lvl in levels)
+        return tuple(
+            tokens_to_map(norm(split_cls(level)[0]), grid)
+            for norm, level in zip(self.level_norms, levels, strict=True)
+        )
