@@ -124,7 +124,8 @@ class DetectorExits(EarlyExitMixin):
             maps = result.features
             self._detect(batch_inputs, maps, batch_data_samples, rescale)
             return self.write_exit_info(batch_data_samples, [result])
-        hard, easy = result.hard.tolist(), result.easy.tolist()
+        hard = result.hard.tolist()
+        easy = sorted(set(range(len(batch_inputs))) - set(hard))
         if hard:
             self._detect(
                 batch_inputs[hard],

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmscope.functional import content_mask
 from mmscope.functional.checks import check_choice
@@ -17,6 +16,13 @@ from .exit_context import ExitContext, changed_context
 from .exit_control import coarse_answers, collect_passes
 from .mambascope import MambaScopeBackbone
 from .stages import ScopeResult
+
+BATCH_NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+)
 
 
 class EarlyExitMixin(nn.Module):
@@ -276,7 +282,7 @@ class frozen_batch_norm:  # noqa: N801 - reads as a statement
             for module in modules
             if module is not None
             for layer in module.modules()
-            if isinstance(layer, _BatchNorm) and layer.training
+            if isinstance(layer, BATCH_NORMS) and layer.training
         ]
 
     def __enter__(self) -> None:

@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 from detectors import build, cascade_config, make_sample
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
@@ -120,6 +121,14 @@ def test_resolution_is_a_setting(make_segmentor, resolution) -> None:
     sizes = dict(fine=(4, 6), coarse=(2, 3))
     assert [tuple(size) for size in seen] == [sizes[other]]
     assert model.backbone.exit_resolution == resolution
+
+
+def test_compiled_backbone_goes_by_the_settings_of_each_call(make_net) -> None:
+    net, images = make_net(), varied(2)
+    compiled = torch.compile(net, backend='eager')
+    for eta in (1.0, 0.0, 1.0):
+        with torch.no_grad(), exit_settings(net, eta=eta):
+            torch.testing.assert_close(compiled(images), net(images))
 
 
 def test_inner_settings_add_to_outer_ones_and_end(make_net) -> None:
@@ -310,6 +319,20 @@ def test_exits_are_told_from_any_way_to_write_a_type(kind, expected) -> None:
     for cfg in (backbone, dict(backbone=backbone), whole):
         assert has_exits(cfg) is expected
     assert not has_exits(dict(backbone=dict(backbone, exit_head=None)))
+
+
+def test_exits_are_told_from_a_config_in_pure_python(tmp_path) -> None:
+    path = tmp_path / 'config.py'
+    path.write_text(
+        'from mmscope.models import MambaScopeBackbone\n'
+        'model = dict(backbone=dict(type=MambaScopeBackbone))\n'
+    )
+    cfg = Config.fromfile(path, lazy_import=True)
+    assert has_exits(cfg)
+    cfg.dump(tmp_path / 'dumped.py')
+    assert has_exits(Config.fromfile(tmp_path / 'dumped.py'))
+    cfg.model.backbone.exit_head = None
+    assert not has_exits(cfg)
 
 
 def test_exits_are_told_from_models(segmentor, make_net, make_vim) -> None:
