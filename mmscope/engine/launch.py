@@ -73,6 +73,8 @@ def build_runner(
     """
     if checkpoint is not None:
         cfg.load_from, cfg.resume = str(checkpoint), False
+    for split in ('train', 'val', 'test'):
+        _settle_workers(cfg.get(f'{split}_dataloader'))
     for split in splits:
         _check_split(cfg, split)
     cfg.launcher = launcher
@@ -115,7 +117,6 @@ def _check_split(cfg: Config, split: str) -> None:
         )
     check_dataset(loader)
     check_evaluator(f'{split}_evaluator', cfg.get(f'{split}_evaluator'))
-    _settle_workers(loader)
 
 
 def _build_loop(runner: Runner, split: str) -> None:

@@ -2,13 +2,13 @@
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 
 import mmengine
 import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 
+from mmscope.models import image_key
 from mmscope.registry import METRICS
 
 from .exit_statistics import (
@@ -52,6 +52,8 @@ class ExitMetric(BaseMetric):
             rates, or None.
         task: Config of the task's metric, such as IoUMetric's, or None.
         tolerance: Points that a coarse answer "as good" may lack.
+        ignore_index: Label of pixels that belong to no class, as the task's
+            metric and head have it.
         collect_device: Where results of several processes meet.
         prefix: Prefix of the metrics' names.
     """
@@ -64,6 +66,7 @@ class ExitMetric(BaseMetric):
         statistics_file: str | None = None,
         task: dict | None = None,
         tolerance: float = 5.0,
+        ignore_index: int = 255,
         collect_device: str = 'cpu',
         prefix: str | None = None,
     ) -> None:
@@ -71,6 +74,7 @@ class ExitMetric(BaseMetric):
         self.out_file = out_file
         self.statistics_file = statistics_file
         self.tolerance = tolerance
+        self.ignore_index = ignore_index
         self.task = None
         if task is not None:
             self.task = TaskMetric(METRICS.build(task))
@@ -123,11 +127,11 @@ class ExitMetric(BaseMetric):
             scores = sample.get('exit_scores')
             self.results.append(
                 ImageRecord(
-                    image=Path(sample.get('img_path') or '').name,
+                    image=image_key(sample.get('img_path') or ''),
                     exited=float(sample['exited']),
                     confidence=float(sample['exit_confidence']),
                     scores=None if scores is None else scores.cpu().numpy(),
-                    objects=objects_in(sample),
+                    objects=objects_in(sample, self.ignore_index),
                     entry=entry,
                     quality=quality,
                     coarse_quality=coarse_quality,

@@ -19,7 +19,7 @@ class ImageRecord:
     """What is kept of one image.
 
     Attributes:
-        image: File name.
+        image: Path of the file, as the dataset has it.
         exited: 1, 0, or the share of its windows that exited.
         confidence: Of the coarse answer.
         scores: Of the exit head, (K,), or None.
@@ -40,11 +40,14 @@ class ImageRecord:
     coarse_quality: float | None
 
 
-def objects_in(sample: dict) -> list[tuple[int, float]] | None:
+def objects_in(
+    sample: dict, ignore_index: int = 255
+) -> list[tuple[int, float]] | None:
     """What an image shows: the pixels of each class, or each instance.
 
     Args:
         sample: Prediction of mmseg or mmdet, as a dict.
+        ignore_index: Label of pixels that belong to no class.
 
     Returns:
         Class and area in pixels of each, or None without ground truth.
@@ -55,7 +58,7 @@ def objects_in(sample: dict) -> list[tuple[int, float]] | None:
         return [
             (int(label), float(count))
             for label, count in zip(labels, counts, strict=True)
-            if label != IGNORED
+            if label != ignore_index
         ]
     if 'instances' in sample:
         return [_instance(one) for one in sample['instances']]
@@ -69,9 +72,6 @@ def objects_in(sample: dict) -> list[tuple[int, float]] | None:
             for label, area in zip(truth['labels'], areas, strict=True)
         ]
     return None
-
-
-IGNORED = 255
 
 
 def _instance(one: dict) -> tuple[int, float]:

@@ -65,9 +65,9 @@ def test_rate_confidence_and_histogram(evaluate) -> None:
     assert found['exit/confidence'] == pytest.approx(0.52)
     assert written['histogram'] == [0, 0, 1, 1, 0, 0, 0, 0, 0, 1]
     assert [image['image'] for image in written['images']] == [
-        '0.95.jpg',
-        '0.25.jpg',
-        '0.36.jpg',
+        '/data/0.95.jpg',
+        '/data/0.25.jpg',
+        '/data/0.36.jpg',
     ]
 
 
@@ -163,6 +163,14 @@ def test_objects_of_a_detection_sample() -> None:
     assert objects_in({}) is None
     ignored = dict(gt_sem_seg=dict(data=torch.tensor([[[255, 1, 1]]])))
     assert objects_in(ignored) == [(1, 2.0)]
+
+
+@pytest.mark.parametrize('void', [3, 254, 255])
+def test_the_label_of_no_class_is_free(evaluate, void: int) -> None:
+    partly = sample(0, 0.3, [[0, void]], SKY, scores=[0.9, 0.1, 0.1])
+    found, written = evaluate([partly], ignore_index=void)
+    assert list(written['by_class']) == ['sky']
+    assert found['exit/head_F1'] == 100
 
 
 def test_average_precision_and_auroc_by_hand() -> None:
