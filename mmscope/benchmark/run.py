@@ -160,6 +160,8 @@ class _Group:
             work = work_of(case, exits[how])
             if work in seen:
                 self.twins[case] = seen[work]
+                params = bench.parameters(case.scope)
+                self.records[case] = FpsRecord(case, params)
             elif self._adds_something(case, exits[how]):
                 seen[work] = case
                 self._add(case, bench, batches, exits[how])
