@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from mmengine.runner import load_checkpoint
+from torch import Tensor, nn
 
 from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
 from mmscope.models.embeddings import resize_pos_embed
@@ -63,6 +64,18 @@ def test_coarse_rows_have_a_grid_of_their_own(assign) -> None:
     expected = resize_pos_embed(wide.coarse_pos_embed, (2, 8), (4, 4))
     assert torch.equal(square.coarse_pos_embed, expected)
     assert square.state_dict()['pos_embed_grid'].tolist() == [8, 8]
+
+
+def test_mmengine_loads_another_grid(tmp_path) -> None:
+    """It has a load_state_dict of its own; a Runner uses it."""
+    wide = VisionMambaBackbone(img_size=(64, 256), **TINY)
+    state = {f'backbone.{k}': v for k, v in wide.state_dict().items()}
+    torch.save(dict(state_dict=state), tmp_path / 'wide.pth')
+    model = nn.Sequential()
+    model.backbone = VisionMambaBackbone(img_size=128, **TINY)
+    load_checkpoint(model, str(tmp_path / 'wide.pth'), strict=True)
+    expected = resize_pos_embed(wide.pos_embed, (4, 16), (8, 8))
+    assert torch.equal(model.backbone.pos_embed, expected)
 
 
 def test_loading_leaves_the_callers_weights_alone() -> None:

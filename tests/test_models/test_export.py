@@ -60,6 +60,30 @@ def test_export_with_any_batch_and_size(name, strict) -> None:
 
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
 @pytest.mark.filterwarnings('ignore:`torch.jit:DeprecationWarning')
+@pytest.mark.parametrize('how', ['export', 'trace'])
+def test_backward_through_what_was_made_without_gradients(how) -> None:
+    net, images = make('vim'), torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        if how == 'export':
+            program = export(net, (images,)).module()
+        else:
+            program = torch.jit.trace(net, images)
+    for model in (net, program):
+        sum(m.square().sum() for m in model(images)).backward()
+    own = dict(net.named_parameters())
+    if how == 'export':  # a program has parameters of its own
+        for name, parameter in program.named_parameters():
+            torch.testing.assert_close(parameter.grad, own[name].grad)
+    else:  # a trace shares them: each gradient came in twice
+        traced = [p.grad.clone() for p in net.parameters()]
+        net.zero_grad()
+        sum(m.square().sum() for m in net(images)).backward()
+        for parameter, twice in zip(net.parameters(), traced, strict=True):
+            torch.testing.assert_close(twice, 2 * parameter.grad)
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+@pytest.mark.filterwarnings('ignore:`torch.jit:DeprecationWarning')
 @pytest.mark.parametrize('warm', [False, True])
 @pytest.mark.parametrize('name', ['vim', 'scope'])
 def test_trace_of_a_cold_and_of_a_warm_model(name, warm) -> None:
