@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mmscope.ops import bidirectional_conv, rms_norm
-from mmscope.ops.norm.triton import add_rms_norm
+from mmscope.ops import add_rms_norm, bidirectional_conv, rms_norm
 from mmscope.ops.scan.inputs import Inputs, Options
 from mmscope.ops.scan.triton.config import (
     EVERY,
@@ -121,7 +120,12 @@ def layer_call(job: Job) -> Callable[[], object]:
     update = torch.randn(*shape, DIM // 2, device='cuda').to(half)
     weight = torch.ones(DIM // 2, device='cuda')
     if job.form == 'fused':
-        return lambda: add_rms_norm(stream, update, weight, dtype=half)
+
+        def fused() -> Tensor:
+            with torch.autocast('cuda', half):
+                return add_rms_norm(stream, update, weight, 1e-5, 'triton')[0]
+
+        return fused
     if job.form == 'apart':
         return lambda: rms_norm(stream + update, weight, 1e-5, 'triton').to(
             half

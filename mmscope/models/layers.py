@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from mmscope.functional import importance_score
 from mmscope.functional.checks import check_choice
 from mmscope.functional.importance import DIRECTIONS, METRICS
-from mmscope.ops import bidirectional_conv, bidirectional_scan, rms_norm
+from mmscope.ops import (
+    add_rms_norm,
+    bidirectional_conv,
+    bidirectional_scan,
+    rms_norm,
+)
+from mmscope.ops.backends import layer_kernels
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -35,6 +41,16 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise along the last axis, (..., C)."""
         return rms_norm(x, self.weight, self.eps, self.backend)
+
+
+class AddNorm(RMSNorm):
+    """RMSNorm of the residual stream and what the block before adds to it."""
+
+    def forward(
+        self, x: Tensor, update: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the normalised sum and the sum, (..., C) both."""
+        return add_rms_norm(x, update, self.weight, self.eps, self.backend)
 
 
 class ScoreMetric(NamedTuple):
@@ -165,7 +181,8 @@ class BiMambaMixer(nn.Module):
         delta, B, C = self._project(u)
         importance = None
         fused = score is not None and score.fused
-        merge = score is None or fused
+        gated = score is None or fused
+        apart = gated and self._projects_both(u)
         y = bidirectional_scan(
             u,
             delta,
@@ -173,18 +190,52 @@ class BiMambaMixer(nn.Module):
             B,
             C,
             self.D,
-            z=gate if merge else None,
+            z=gate if gated else None,
             delta_bias=self.dt_bias,
             importance=fused,
-            merge=merge,
+            merge=gated and not apart,
             backend=backend,
         )
         if fused:
             y, importance = y
-        elif score is not None:
+        if apart:
+            return self._project_both(y), importance
+        if score is not None and not fused:
             importance = importance_score(y.detach(), *score)
             y = y.mean(dim=0) * F.silu(gate)
         return self.out_proj(y), importance
+
+    def _projects_both(self, u: Tensor) -> bool:
+        """Whether ``out_proj`` may take the directions' mean.
+
+        On a GPU that saves a pass over the scans' outputs. Only if calling
+        the layer is its product and nothing else: no adapter, no hook.
+        """
+        layer = self.out_proj
+        plain = type(layer) is nn.Linear and not (
+            layer._forward_hooks
+            or layer._forward_pre_hooks
+            or layer._backward_hooks
+            or layer._backward_pre_hooks
+        )
+        return plain and layer_kernels('scan', u, self.backend) == 'triton'
+
+    def _project_both(self, y: Tensor) -> Tensor:
+        """Project the mean of both directions.
+
+        Each is rounded to the dtype of ``y`` before they are added, in the
+        product's float32, where else their mean is rounded once.
+
+        Args:
+            y: (2, B, L, D), the directions of a token beside each other.
+
+        Returns:
+            (B, L, C).
+        """
+        half = self.out_proj.weight / 2
+        return F.linear(
+            y.permute(1, 2, 0, 3).flatten(2), torch.cat((half, half), dim=1)
+        )
 
     def _project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the input-dependent parameters of the scan.
@@ -218,6 +269,8 @@ def _initial_dt_bias(
 class VimBlock(nn.Module):
     """Pre-norm residual block: x + DropPath(mixer(norm(x))).
 
+    What it adds is left to the norm of the next block, as in Vim.
+
     Args:
         embed_dims: Token channels C.
         drop_path: Rate of stochastic depth.
@@ -237,23 +290,29 @@ class VimBlock(nn.Module):
         scan_backend: str = 'auto',
     ) -> None:
         super().__init__()
-        self.norm = RMSNorm(embed_dims, scan_backend)
+        self.norm = AddNorm(embed_dims, scan_backend)
         self.mixer = BiMambaMixer(
             embed_dims, d_state, expand, d_conv, scan_backend
         )
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, x: Tensor, score: ScoreMetric | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+        self,
+        x: Tensor,
+        update: Tensor | None = None,
+        score: ScoreMetric | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run the block.
 
         Args:
             x: Residual stream in float32, (B, L, C).
+            update: What the block before adds to it, (B, L, C), or None.
             score: How to score the tokens, or None not to.
 
         Returns:
-            The residual stream (B, L, C), and the importance (B, L) or None.
+            The residual stream and what this block adds to it, (B, L, C)
+            both, and the importance (B, L) or None.
         """
-        mixed, importance = self.mixer(self.norm(x), score)
-        return x + self.drop_path(mixed).to(x.dtype), importance
+        normed, x = self.norm(x, update)
+        mixed, importance = self.mixer(normed, score)
+        return x, self.drop_path(mixed), importance

@@ -233,22 +233,24 @@ class VimEncoder(LayerDepth, Embeddings):
             beta: Smoothing factor of that average (Eq. 12).
         """
         x = at_least_float32(x)
-        levels, importance = [], None
+        levels, importance, update = [], None, None
         for index, layer in enumerate(self.layers):
             metric = score if index in score_layers else None
             if self.with_cp and x.requires_grad:
-                x, layer_score = checkpoint(
-                    layer, x, metric, use_reentrant=False
+                x, update, layer_score = checkpoint(
+                    layer, x, update, metric, use_reentrant=False
                 )
             else:
-                x, layer_score = layer(x, metric)
+                x, update, layer_score = layer(x, update, metric)
             if layer_score is not None:
                 importance = accumulate_importance(
                     importance, layer_score, beta
                 )
             if index in self.out_indices:
+                x, update = x + update.to(x.dtype), None
                 levels.append(x)
-        return Encoded(tuple(levels), x, importance)
+        last = x if update is None else x + update.to(x.dtype)
+        return Encoded(tuple(levels), last, importance)
 
 
 @MODELS.register_module()

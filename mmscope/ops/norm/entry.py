@@ -82,12 +82,7 @@ def rms_norm(
         TypeError: a tensor is not of real floating point numbers.
         ValueError: the shapes or the devices do not agree.
     """
-    if x.dim() == 0 or weight.shape != x.shape[-1:] or not len(weight):
-        raise ValueError(
-            'x must be (..., C) and weight (C,), got '
-            f'{tuple(x.shape)} and {tuple(weight.shape)}'
-        )
-    check_kinds({'x': x, 'weight': weight})
+    _check(x, weight)
     kernels = layer_kernels('norm', x, backend)
     if kernels == 'cpu':
         return torch.ops.mmscope.rms_norm_forward.default(x, weight, eps)[0]
@@ -96,3 +91,59 @@ def rms_norm(
 
         return norm_op(x, None, weight, eps, weight.dtype)[0]
     return plain_norm(x, weight, eps)
+
+
+def add_rms_norm(
+    residual: Tensor,
+    update: Tensor | None,
+    weight: Tensor,
+    eps: float,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Add what a block gave to the residual stream and normalise the sum.
+
+    In Triton it is one pass over the tokens, and under autocast they leave
+    it as its products want them.
+
+    Args:
+        residual: Stream of tokens in float32 or float64, (..., C).
+        update: Added to it, (..., C); None before the first block.
+        weight: (C,).
+        eps: Added to the mean square.
+        backend: Of the scan, see :func:`layer_kernels`.
+
+    Returns:
+        Normalised tokens, (..., C), dtype of ``weight`` or of autocast; and
+        the sum, dtype of ``residual``.
+
+    Raises:
+        TypeError: a tensor is not of real floating point numbers.
+        ValueError: the shapes or the devices do not agree.
+    """
+    _check(residual, weight)
+    if update is not None and update.shape != residual.shape:
+        raise ValueError(
+            f'update must be {tuple(residual.shape)} as the residual stream, '
+            f'got {tuple(update.shape)}'
+        )
+    fits = residual.dtype == torch.float32
+    if fits and layer_kernels('norm', residual, backend) == 'triton':
+        from .triton import norm_op
+
+        kind = residual.device.type
+        autocast = torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if autocast else weight.dtype
+        normed, total, _ = norm_op(residual, update, weight, eps, dtype)
+        return normed, residual if update is None else total
+    if update is not None:
+        residual = residual + update.to(residual.dtype)
+    return rms_norm(residual, weight, eps, backend), residual
+
+
+def _check(x: Tensor, weight: Tensor) -> None:
+    if x.dim() == 0 or weight.shape != x.shape[-1:] or not len(weight):
+        raise ValueError(
+            'x must be (..., C) and weight (C,), got '
+            f'{tuple(x.shape)} and {tuple(weight.shape)}'
+        )
+    check_kinds({'x': x, 'weight': weight})

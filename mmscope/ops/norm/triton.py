@@ -97,7 +97,7 @@ def norm_op(
     eps: float,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See :func:`add_rms_norm`; the third output is kept for backward.
+    """See :func:`mmscope.ops.add_rms_norm`; the third is for backward.
 
     Without update any residual up to float32 will do.
     """
@@ -200,37 +200,3 @@ def _backward(
 
 
 norm_op.register_autograd(_backward, setup_context=_setup_context)
-
-
-def add_rms_norm(
-    residual: Tensor,
-    update: Tensor | None,
-    weight: Tensor,
-    eps: float = 1e-5,
-    dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Add a block's output to the residual stream and normalise the sum.
-
-    Args:
-        residual: The stream, float32, (..., C).
-        update: Added to it, (..., C), any float dtype; None before the first
-            block.
-        weight: Of the norm, (C,).
-        dtype: Of the normalised tokens; default the weight's.
-
-    Returns:
-        The normalised tokens and the new stream in float32, (..., C) both.
-    """
-    if residual.dtype != torch.float32:
-        raise TypeError(
-            f'the residual stream must be float32, got {residual.dtype}'
-        )
-    if update is not None and update.shape != residual.shape:
-        raise ValueError(
-            f'update must be {tuple(residual.shape)} as the residual stream, '
-            f'got {tuple(update.shape)}'
-        )
-    normed, total, _ = norm_op(
-        residual, update, weight, eps, dtype or weight.dtype
-    )
-    return normed, residual if update is None else total
