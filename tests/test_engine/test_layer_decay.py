@@ -47,6 +47,7 @@ def test_rates_fall_with_depth(make_net) -> None:
         'backbone.pos_embed': (0.5**5, 0.1),
         'backbone.coarse_cls_pos_embed': (0.5**5, 0.1),
         'backbone.layers.0.mixer.A_log': (0.5**4, 0.1),
+        'backbone.layers.2.mixer.dt_bias': (0.5**2, 0.1),
         'backbone.layers.1.norm.weight': (0.1 * 0.5**3, 0.0),
         'backbone.layers.3.mixer.in_proj.weight': (0.5, 0.1),
         'backbone.norm_f.weight': (1.0, 0.1),

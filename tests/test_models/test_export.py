@@ -98,19 +98,8 @@ def test_trace_of_a_cold_and_of_a_warm_model(name, warm) -> None:
     assert_same(traced, other, images)
 
 
-@pytest.mark.parametrize('mode', ['eval', 'train'])
-def test_block_compiles_without_graph_breaks(mode) -> None:
-    """So ``torch.compile(mode='reduce-overhead')`` makes one graph of it."""
-    net = make('vim')
-    block = getattr(net.layers[0], mode)()
-    torch.compiler.reset()
-    compiled = torch.compile(block, fullgraph=True, backend='aot_eager')
-    x = torch.randn(2, 25, 32)
-    torch.testing.assert_close(compiled(x)[0], block(x)[0])
-
-
 def test_backbone_of_compiled_blocks() -> None:
-    """Compiled in place: names of weights and hooks stay."""
+    """As the documentation compiles them: names of weights stay."""
     net, images = make('scope'), torch.rand(2, 3, 64, 96)
     with torch.no_grad():
         expected = net(images)
