@@ -169,3 +169,138 @@ def test_forward_mode_under_compile():
     torch.compiler.reset()
     compiled = torch.compile(derivative, backend='eager')
     torch.testing.assert_close(compiled(*primals), derivative(*primals))
+
+
+def value_and_gradients(function, tensors):
+    return function(*tensors), *gradient(function, tensors)
+
+
+@pytest.mark.parametrize('operator', CASES)
+@pytest.mark.parametrize('name', OPAQUE)
+def test_compiles_for_any_length_without_a_graph_break(operator, name):
+    function, tensors = CASES[operator]
+    torch.compiler.reset()
+    compiled = torch.compile(
+        function, fullgraph=True, dynamic=True, backend='aot_eager'
+    )
+    longer = [
+        torch.cat([t, t], dim=-2) if 9 in t.shape else t for t in tensors
+    ]
+    with use_backend(name):
+        for given in (tensors, longer):
+            for value, expected in zip(
+                value_and_gradients(compiled, given),
+                value_and_gradients(function, given),
+                strict=True,
+            ):
+                torch.testing.assert_close(value, expected)
+
+
+class Layer(torch.nn.Module):
+    """All three operators on any number of tokens and images."""
+
+    def __init__(self):
+        super().__init__()
+        for name, tensor in dict(taps=TAPS, shift=SHIFT, scale=SCALE).items():
+            self.register_buffer(name, tensor)
+
+    def forward(self, x):
+        x = rms_norm(x, self.scale, 1e-5)
+        u = bidirectional_conv(x, self.taps, self.shift)
+        A = -torch.ones(2, 6, 3, dtype=x.dtype)
+        parts = u[..., :3]
+        return bidirectional_scan(u, u, A, parts, parts, importance=True)
+
+
+@pytest.mark.parametrize('strict', [True, False])
+@pytest.mark.parametrize('name', OPAQUE)
+def test_exports_with_any_batch_and_length(name, strict):
+    batch, length = (torch.export.Dim(n, min=1) for n in ('batch', 'length'))
+    with use_backend(name):
+        program = torch.export.export(
+            Layer(),
+            (normal(2, 9, 6),),
+            dynamic_shapes=({0: batch, 1: length},),
+            strict=strict,
+        )
+    called = [
+        str(node.target)
+        for node in program.graph.nodes
+        if 'mmscope' in str(node.target)
+    ]
+    assert sum('scan' in target for target in called) == 1
+    assert len(called) == (3 if name in ('cpu', 'triton') else 1)
+    with use_backend(name):
+        for sizes in ((2, 9, 6), (3, 70, 6), (1, 1, 6)):
+            x = normal(*sizes, seed=3)
+            for value, expected in zip(
+                program.module()(x), Layer()(x), strict=True
+            ):
+                torch.testing.assert_close(value, expected)
+
+
+def test_the_reference_exports_as_torchs_own_operators():
+    x = normal(1, 3, 6)
+    with use_backend('reference'):
+        program = torch.export.export(Layer(), (x,))
+        expected = Layer()(x)
+    assert 'mmscope' not in str(program.graph)
+    torch.testing.assert_close(program.module()(x), expected)
+
+
+SMALL = {
+    'scan': (scan, tuple(scan_inputs(1, 3, 2, 2).values())),
+    'conv': (conv, (normal(1, 3, 6),)),
+    'norm': (norm, (normal(1, 3, 6),)),
+}
+
+
+@pytest.mark.parametrize('operator', CASES)
+def test_second_derivatives_in_plain_torch(operator):
+    function, tensors = SMALL[operator]
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    name = 'reference' if operator == 'scan' else 'torch'
+    with use_backend(name):
+        assert torch.autograd.gradgradcheck(function, leaves)
+
+
+@pytest.mark.parametrize('operator', CASES)
+def test_gradients_of_every_sample_in_plain_torch(operator):
+    function, tensors = SMALL[operator]
+    first, rest = tensors[0], tensors[1:]
+
+    def loss(x):
+        return function(x, *rest).square().sum()
+
+    many = torch.stack([first, 2 * first, first + 1])
+    name = 'reference' if operator == 'scan' else 'torch'
+    with use_backend(name):
+        grads = torch.vmap(torch.func.grad(loss))(many)
+        for x, grad in zip(many, grads, strict=True):
+            x = x.clone().requires_grad_()
+            (expected,) = torch.autograd.grad(loss(x), x)
+            torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.parametrize('operator', CASES)
+@pytest.mark.parametrize('name', OPAQUE)
+def test_torch_refuses_functional_gradients_of_kernels(operator, name):
+    if operator != 'scan' and name == 'torch':
+        pytest.skip('plain torch has them')
+    function, tensors = SMALL[operator]
+
+    def loss(x):
+        return function(x, *tensors[1:]).sum()
+
+    with use_backend(name), pytest.raises(RuntimeError, match='setup_context'):
+        torch.func.grad(loss)(tensors[0])
+
+
+@pytest.mark.filterwarnings('ignore:There is a performance drop')
+@pytest.mark.parametrize('operator', CASES)
+def test_vmap_of_values(operator, backend):
+    function, tensors = SMALL[operator]
+    many = torch.stack([tensors[0], 2 * tensors[0]])
+    out = torch.vmap(lambda x: function(x, *tensors[1:]))(many)
+    for x, value in zip(many, out, strict=True):
+        torch.testing.assert_close(value, function(x, *tensors[1:]))
