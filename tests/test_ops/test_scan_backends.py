@@ -262,3 +262,28 @@ def test_inference_mode(backend):
     with torch.inference_mode():
         out = bidirectional_scan(**inputs, backend=backend)
     assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+@pytest.mark.parametrize(
+    'name', ['u', 'delta', 'A', 'B', 'C', 'D', 'z', 'delta_bias']
+)
+def test_what_is_not_finite_spreads_as_in_the_reference(backend, name, value):
+    inputs = scan_inputs(2, 12, 5, 3, dtype=torch.float32)
+    tensor = inputs[name][0]
+    # one entry in the middle of an image, or of a weight
+    tensor[tuple(size // 2 for size in tensor.shape)] = value
+    actual, expected = (
+        bidirectional_scan(**inputs, importance=True, backend=choice)
+        for choice in (backend, 'reference')
+    )
+    # an infinitely small step, or decay, is a number
+    assert value < 0 or not expected[0].isfinite().all()
+    for got, exact in zip(actual, expected, strict=True):
+        finite = exact.isfinite()
+        torch.testing.assert_close(
+            got[~finite], exact[~finite], equal_nan=True
+        )
+        torch.testing.assert_close(
+            got[finite], exact[finite], rtol=1e-4, atol=1e-4
+        )

@@ -200,6 +200,26 @@ def test_opcheck(double):
         torch.library.opcheck(scan_backward_op, (out, states, *plain, True))
 
 
+def test_autocast_changes_nothing(double):
+    inputs = scan_inputs(dtype=torch.bfloat16)
+    options = dict(softplus=True, merge=True, importance=True)
+    expected = scan(**inputs, **options)
+    with torch.autocast('cpu', torch.bfloat16):
+        actual = scan(**inputs, **options)
+    for value, exact in zip(actual, expected, strict=True):
+        assert torch.equal(value, exact) and value.dtype == exact.dtype
+
+
+def test_second_derivative_is_refused(double):
+    inputs = scan_inputs(dtype=torch.float32)
+    inputs['u'].requires_grad_()
+    options = dict(softplus=True, merge=True, importance=False)
+    loss = scan(**inputs, **options)[0].square().sum()
+    (grad,) = torch.autograd.grad(loss, inputs['u'], create_graph=True)
+    with pytest.raises(RuntimeError, match='no autograd formula'):
+        grad.sum().backward()
+
+
 def test_compiles_without_a_graph_break(double):
     inputs = scan_inputs(dtype=torch.float32)
     options = dict(softplus=True, merge=True, importance=True)
