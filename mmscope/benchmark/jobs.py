@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,30 +22,33 @@ FORCED_ETA = 0.5  # any threshold between the forced confidences 0 and 1
 Batches = list[tuple[Tensor, Tensor | None]]
 
 
-@contextmanager
-def settings_of(case: FpsCase, bench: BenchModel) -> Iterator[None]:
-    """Set precision, scan backend and exits inside the block."""
-    with (
-        torch.no_grad(),
-        use_backend(case.backend),
-        _autocast(case),
-        _exits(case, bench),
-    ):
-        yield
+def settings_of(
+    case: FpsCase, bench: BenchModel
+) -> Callable[[], AbstractContextManager]:
+    """Return what sets precision, scan backend and exits inside a block."""
+    exits = exits_of(case, bench)
+
+    @contextmanager
+    def settings() -> Iterator[None]:
+        backend, precision = use_backend(case.backend), _autocast(case)
+        with torch.no_grad(), backend, precision, exits():
+            yield
+
+    return settings
 
 
-@contextmanager
-def _exits(case: FpsCase, bench: BenchModel) -> Iterator[None]:
-    """Set what a case says of exits inside the block."""
+def exits_of(
+    case: FpsCase, bench: BenchModel
+) -> Callable[[], AbstractContextManager]:
+    """Return what sets the exits of a case inside a block."""
     if not bench.early_exit:
-        yield
-        return
+        return nullcontext
     policy = None
     if case.forced is not None:
         # the model's own policy is asked, and then overruled
         policy = ForcedExit(case.forced, bench.net.exit_policy)
-    with exit_settings(bench.net, eta_of(case), policy, case.exit_resolution):
-        yield
+    options = (eta_of(case), policy, case.exit_resolution)
+    return partial(exit_settings, bench.net, *options)
 
 
 def _autocast(case: FpsCase) -> AbstractContextManager:
@@ -73,12 +77,12 @@ def make_job(
     case: FpsCase, bench: BenchModel, batches: Batches
 ) -> Callable[[], None]:
     """Return a call that runs all batches once."""
-    cases = of_each_batch(case, batches)
+    blocks = [settings_of(one, bench) for one in of_each_batch(case, batches)]
 
     def job() -> None:
-        for one, (images, valid) in zip(cases, batches, strict=True):
-            with settings_of(one, bench):
-                run_batch(bench, one.scope, images, valid)
+        for settings, (images, valid) in zip(blocks, batches, strict=True):
+            with settings():
+                run_batch(bench, case.scope, images, valid)
 
     return job
 
@@ -103,7 +107,7 @@ def exited_images(
         return None
     exited, cases = [], of_each_batch(case, batches)
     for one, (images, valid) in zip(cases, batches, strict=True):
-        with settings_of(one, bench), deciding(bench.model, images):
+        with settings_of(one, bench)(), deciding(bench.model, images):
             exited.append(bench.net.coarse(images, valid).exited)
     return torch.cat(exited).cpu()
 
@@ -123,7 +127,7 @@ def flops_of(case: FpsCase, bench: BenchModel) -> ModelFlops:
     """Count all that a scope can reach: the whole model, or its pyramid."""
     parts = _Parts(bench.net, bench.pyramid)
     model = bench.model if case.scope == 'head' else parts
-    with _exits(case, bench):
+    with exits_of(case, bench)():
         return model_flops(model, case.size)
 
 
