@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -32,6 +33,7 @@ ARCH_ZOO = {
     'small': dict(embed_dims=384, num_layers=24),
     'base': dict(embed_dims=768, num_layers=24),
 }
+PRETRAINED = ('Pretrained', PretrainedInit)
 OUT_TYPES = ('featmap', 'cls_token', 'raw')
 ARCH_KEYS = {'embed_dims', 'num_layers', 'd_state', 'expand', 'd_conv'}
 
@@ -184,8 +186,8 @@ class VimEncoder(LayerDepth, Embeddings):
             return
         configs = self.init_cfg or []
         configs = [configs] if isinstance(configs, dict) else configs
-        pretrained = [c for c in configs if c['type'] == 'Pretrained']
-        self.init_cfg = [c for c in configs if c['type'] != 'Pretrained']
+        pretrained = [c for c in configs if c['type'] in PRETRAINED]
+        self.init_cfg = [c for c in configs if c['type'] not in PRETRAINED]
         super().init_weights()
         self.init_cfg = configs
         self.reset_parameters()

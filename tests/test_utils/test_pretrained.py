@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS as ROOT_MODELS
 from vim_weights import ARCH
 
@@ -12,7 +13,8 @@ from mmscope.utils.pretrained import load_pretrained
 HEAD = dict(type='mmscope.MultiLabelExitHead', num_classes=5)
 
 
-def test_pretrained_config_takes_official_weights(vim_file) -> None:
+@pytest.mark.parametrize('kind', ['Pretrained', PretrainedInit])
+def test_pretrained_config_takes_official_weights(vim_file, kind) -> None:
     source, state = vim_file
     net = ROOT_MODELS.build(
         dict(
@@ -21,7 +23,7 @@ def test_pretrained_config_takes_official_weights(vim_file) -> None:
             img_size=128,
             out_indices=(1, 2),
             exit_head=HEAD,
-            init_cfg=dict(type='Pretrained', checkpoint=str(source)),
+            init_cfg=dict(type=kind, checkpoint=str(source)),
         )
     )
     net.init_weights()
