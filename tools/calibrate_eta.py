@@ -13,22 +13,16 @@ from pathlib import Path
 import mmengine
 import numpy as np
 from mmengine.config import DictAction
-from mmengine.runner import Runner
 from rich.console import Console
 
 from mmscope.datasets.subset import spread
-from mmscope.evaluation.task_metric import TaskMetric, find_task_metric
-from mmscope.exits import (
-    BUDGETS,
-    AnswerCache,
-    ExitAnswers,
-    calibrate_eta,
-    collect_answers,
-    count_gflops,
-    device_name,
-    measure_fps,
+from mmscope.evaluation.task_metric import find_task_metric
+from mmscope.exits import BUDGETS, calibrate_eta, measure_fps
+from mmscope.exits.runs import (
+    answers_of_run,
+    build_exit_runner,
+    write_child_config,
 )
-from mmscope.exits.runs import build_exit_runner, write_child_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -77,7 +71,14 @@ def main() -> None:
     )
     out_dir = Path(args.out_dir or Path(runner.cfg.work_dir) / 'calibration')
     metric = find_task_metric(runner.test_evaluator.metrics)
-    answers = answer(args, runner, metric, out_dir)
+    total = len(runner.test_loop.dataloader.dataset)
+    answers = answers_of_run(
+        runner,
+        args.checkpoint,
+        out_dir,
+        metric,
+        indices=spread(total, args.num_images),
+    )['model']
     found = calibrate_eta(answers, metric, budget, value)
     console.print(
         f'eta = {found.eta:.4f} ({found.low:.4f} to {found.high:.4f} for nine '
@@ -109,22 +110,6 @@ def main() -> None:
         f'asked for {budget} = {value:g}; expected {figures(expected)}'
     )
     console.print(f'on validation: {figures(realised)}')
-
-
-def answer(
-    args: argparse.Namespace, runner: Runner, metric: TaskMetric, out_dir: Path
-) -> ExitAnswers:
-    model, loader = runner.model, runner.test_loop.dataloader
-    return collect_answers(
-        model,
-        loader,
-        metric,
-        AnswerCache.of_run(
-            out_dir, runner.cfg, args.checkpoint, device_name(model)
-        ),
-        cost=count_gflops(model),
-        indices=spread(len(loader.dataset), args.num_images),
-    )['model']
 
 
 def validate(config: Path, checkpoint: str, timed: bool) -> dict[str, float]:

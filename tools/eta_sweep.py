@@ -14,14 +14,7 @@ from mmengine.runner import Runner
 from rich.console import Console
 
 from mmscope.evaluation.task_metric import TaskMetric, find_task_metric
-from mmscope.exits import (
-    AnswerCache,
-    ExitAnswers,
-    collect_answers,
-    count_gflops,
-    device_name,
-    measure_fps,
-)
+from mmscope.exits import ExitAnswers, measure_fps
 from mmscope.exits.collect import slides
 from mmscope.exits.plots import plot_stages, plot_sweep
 from mmscope.exits.replay import TOLERANCE
@@ -31,7 +24,7 @@ from mmscope.exits.report import (
     report_sweep,
     sweep_table,
 )
-from mmscope.exits.runs import build_exit_runner
+from mmscope.exits.runs import answers_of_run, build_exit_runner
 from mmscope.models.exit_policies import POLICIES, build_policy
 from mmscope.visualization import draw_scope, picture_scope
 
@@ -96,7 +89,13 @@ def main() -> None:
     )
     out_dir = Path(args.out_dir or Path(runner.cfg.work_dir) / 'sweep')
     metric = find_task_metric(runner.test_evaluator.metrics)
-    by_policy = answer(args, runner, metric, out_dir)
+    by_policy = answers_of_run(
+        runner,
+        args.checkpoint,
+        out_dir,
+        metric,
+        {name: build_policy(name) for name in args.policies},
+    )
     answers = by_policy['model']
     report = report_sweep(
         by_policy,
@@ -125,22 +124,6 @@ def main() -> None:
     elif args.num_pictures:
         draw(args, runner, metric, answers, out_dir)
     console.print(f'written to {out_dir}')
-
-
-def answer(
-    args: argparse.Namespace, runner: Runner, metric: TaskMetric, out_dir: Path
-) -> dict[str, ExitAnswers]:
-    model = runner.model
-    return collect_answers(
-        model,
-        runner.test_loop.dataloader,
-        metric,
-        AnswerCache.of_run(
-            out_dir, runner.cfg, args.checkpoint, device_name(model)
-        ),
-        {name: build_policy(name) for name in args.policies},
-        count_gflops(model),
-    )
 
 
 def measure(

@@ -97,7 +97,7 @@ class CocoMatcher:
         """AP over all thresholds of IoU, as a share.
 
         Args:
-            entries: Of :meth:`match`; an image may come more than once.
+            entries: Entries of :meth:`match`; an image may come repeatedly.
 
         Returns:
             In [0, 1], or NaN where there is nothing to find.

@@ -21,13 +21,13 @@ class ImageRecord:
     Attributes:
         image: Path of the file, as the dataset has it.
         exited: 1, 0, or the share of its windows that exited.
-        confidence: Of the coarse answer.
-        scores: Of the exit head, (K,), or None.
+        confidence: Confidence of the coarse answer.
+        scores: Probabilities of the exit head, (K,), or None.
         objects: Class and area in pixels of what it shows, or None without
             ground truth.
         entry: What the task's metric keeps, or None.
-        quality: Of the answer, or None.
-        coarse_quality: Of the coarse answer, or None.
+        quality: Quality of the answer in points, or None.
+        coarse_quality: Quality of the coarse answer in points, or None.
     """
 
     image: str

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -11,10 +11,16 @@ from mmengine.config import Config, ConfigDict
 from mmengine.fileio import join_path
 from mmengine.runner import Runner
 from mmengine.utils import is_abs
+from torch import nn
 
 from mmscope.engine.launch import build_runner, load_config
+from mmscope.evaluation.task_metric import TaskMetric
 from mmscope.models import require_exits
 from mmscope.utils.config import metric_configs
+
+from .answers import ExitAnswers
+from .cache import AnswerCache
+from .collect import collect_answers, count_gflops, device_name
 
 
 def build_exit_runner(
@@ -48,6 +54,42 @@ def build_exit_runner(
     if calibration:
         set_calibration_data(cfg)
     return build_runner(cfg, 'none', ('test',), checkpoint)
+
+
+def answers_of_run(
+    runner: Runner,
+    checkpoint: str,
+    out_dir: Path,
+    metric: TaskMetric,
+    policies: Mapping[str, nn.Module] | None = None,
+    indices: Sequence[int] | None = None,
+) -> dict[str, ExitAnswers]:
+    """Answer a run's test images, or read what is kept below its folder.
+
+    Args:
+        runner: Runner of :func:`build_exit_runner`.
+        checkpoint: File of its weights.
+        out_dir: Folder of the run.
+        metric: Metric of the task.
+        policies: More exit policies, see :func:`collect_answers`.
+        indices: Places of the images in the dataset; by default all.
+
+    Returns:
+        The answers by policy, see :func:`collect_answers`.
+    """
+    model = runner.model
+    cache = AnswerCache.of_run(
+        out_dir, runner.cfg, checkpoint, device_name(model)
+    )
+    return collect_answers(
+        model,
+        runner.test_loop.dataloader,
+        metric,
+        cache,
+        policies,
+        count_gflops(model),
+        indices,
+    )
 
 
 def set_calibration_data(cfg: Config) -> None:

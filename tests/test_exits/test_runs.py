@@ -1,9 +1,12 @@
 """What the tools about eta do to configs."""
 
+import copy
+import json
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
 
 from mmscope.exits.runs import (
     plain_datasets,
@@ -168,6 +171,37 @@ def test_several_training_sets_stay_together() -> None:
     train['datasets'] = [wrapped, OTHER]
     with pytest.raises(ValueError, match='calibration_dataloader'):
         calibrated(train)
+
+
+def test_images_without_objects_calibrate_too(tmp_path) -> None:
+    """And each once, where training repeats them and leaves some out."""
+    init_default_scope('mmdet')
+    box = dict(id=1, image_id=1, bbox=[0, 0, 40, 40], area=1600, iscrowd=0)
+    content = dict(
+        images=[
+            dict(id=i, file_name=f'{i}.jpg', height=50, width=50)
+            for i in (1, 2, 3)
+        ],
+        annotations=[dict(box, category_id=1)],
+        categories=[dict(id=1, name='a')],
+    )
+    (tmp_path / 'train.json').write_text(json.dumps(content))
+    train = dict(
+        COCO,
+        data_root=f'{tmp_path}/',
+        data_prefix=dict(img=''),
+        metainfo=dict(classes=('a',)),
+    )
+    train = dict(type='RepeatDataset', times=2, dataset=dict(train))
+    train['dataset']['pipeline'] = []
+    assert len(DATASETS.build(copy.deepcopy(train))) == 2
+    for wrapped, count in (
+        (train, 3),
+        (dict(type='ConcatDataset', datasets=[train, train]), 6),
+    ):
+        test = dict(pipeline=[])
+        cfg = calibrated(copy.deepcopy(wrapped), test)
+        assert len(DATASETS.build(cfg['test_dataloader']['dataset'])) == count
 
 
 def test_images_for_calibration_are_read_as_their_config_says() -> None:
