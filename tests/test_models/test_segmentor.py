@@ -315,6 +315,7 @@ def test_frozen_batch_norm() -> None:
 @pytest.mark.parametrize(
     ('options', 'error', 'message'),
     [
+        (dict(pretrained='a.pth'), ValueError, 'backbone=dict.init_cfg=dict'),
         (dict(exit_weight=-1.0), ValueError, 'exit_weight must not be neg'),
         (dict(consistency='kl'), ValueError, "consistency must .* got 'kl'"),
         (dict(backbone__exit_head=None), ValueError, 'supervises an exit'),
