@@ -198,3 +198,50 @@ def test_nothing_changes_sys_path() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if changes_sys_path(node)
     ]
+
+
+# names of others that are theirs to change, where no public way exists
+PRIVATE = {
+    '_coco_api': 'CocoMetric says by no other name whether it has a truth',
+    '_paramsEval': 'COCOeval.accumulate reads it, which evaluate alone sets',
+    '_current_level': 'torch tells forward-mode derivatives by nothing else',
+    '_DEFAULT_SUPPORTED_FLOP_OPS': 'mmengine counts other operators by none',
+    '_reconstruct': "numpy's pickles name it, and are read by a list of names",
+}
+PRIVATE |= dict.fromkeys(
+    (
+        *('_forward_hooks', '_forward_pre_hooks'),
+        *('_backward_hooks', '_backward_pre_hooks'),
+    ),
+    'torch says by nothing else whether a module has hooks',
+)
+NAMEDTUPLE = {'_replace', '_asdict', '_make', '_fields'}
+
+
+def private_names(path: Path) -> set[str]:
+    """Return the private names that a file takes from other objects."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            owner = getattr(node.value, 'id', '')
+            is_super = getattr(getattr(node.value, 'func', None), 'id', '')
+            if owner not in ('self', 'cls') and is_super != 'super':
+                names.add(node.attr)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.update(alias.name for alias in node.names)
+    return {
+        name
+        for name in names - NAMEDTUPLE
+        if name.startswith('_') and not name.endswith('__')
+    }
+
+
+def test_private_names_of_others_are_listed_with_a_reason() -> None:
+    taken = {path: private_names(path) for path in files_in(PACKAGE)}
+    found = {
+        f'{path.relative_to(ROOT)}: {name}'
+        for path, names in taken.items()
+        for name in names - set(PRIVATE)
+    }
+    assert not found
+    assert set().union(*taken.values()) == set(PRIVATE)
