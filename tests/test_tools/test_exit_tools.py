@@ -7,6 +7,7 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
+from mmscope.exits import AnswerCache
 from mmscope.utils.checkpoint import CheckpointError
 
 ETAS = ('--eta', 0, 0.5, 1)
@@ -253,5 +254,11 @@ def test_router_is_trained_and_used(
         *('--num-pictures', 0, '--policies', 'mean_positive'),
         *('--tolerance', 0.0),
     )
-    found = json.loads((tmp_path / 'sweep' / 'sweep.json').read_text())
-    assert found['quality']['model'] != found['quality']['mean_positive']
+    (folder,) = (tmp_path / 'sweep').glob('answers-*')
+    cache = AnswerCache(folder)
+    confidences = [
+        cache.load(path.stem).confidence for path in folder.glob('*.npz')
+    ]
+    assert len(confidences) == 3
+    for one in confidences:
+        assert abs(one['model'] - one['mean_positive']) > 1e-3
