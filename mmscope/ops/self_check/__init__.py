@@ -32,6 +32,14 @@ def applies(x: Tensor) -> bool:
     return x.is_cuda
 
 
+def _capturing(x: Tensor) -> bool:
+    """Whether a CUDA graph is being captured on the tensor's device."""
+    if not x.is_cuda:
+        return False
+    with torch.cuda.device(x.device):
+        return torch.cuda.is_current_stream_capturing()
+
+
 def refusal(operator: str, backend: str, x: Tensor) -> str | None:
     """Why 'auto' may not take a backend, None if it may.
 
@@ -52,7 +60,7 @@ def refusal(operator: str, backend: str, x: Tensor) -> str | None:
         return None
     if x.is_cuda and not torch.cuda.is_available():  # a fake tensor
         return None
-    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+    if _capturing(x):
         known = remembered(check)
         return known.reason if known else None
     with _LOCK:

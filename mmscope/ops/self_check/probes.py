@@ -203,7 +203,7 @@ def _alone(lock: str | None) -> Iterator[None]:
 def _milliseconds(
     run: Callable[[], None], device: torch.device, lock: str | None
 ) -> float:
-    """The best of three; a slow first call on a CPU is answer enough."""
+    """The best of three turns; one call of something slow is enough."""
 
     def seconds(times: int) -> float:
         start = time.perf_counter()
@@ -217,7 +217,10 @@ def _milliseconds(
     if device.type == 'cpu' and first > ENOUGH:
         return 1e3 * first
     with _alone(lock):
-        times = max(1, min(100, int(ENOUGH / seconds(1))))
+        once = seconds(1)
+        if once > ENOUGH:
+            return 1e3 * once
+        times = max(1, min(100, int(ENOUGH / once)))
         return 1e3 * min(seconds(times) for _ in range(3))
 
 

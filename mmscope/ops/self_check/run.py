@@ -16,6 +16,7 @@ import torch
 
 from . import probes
 
+TUNE = 'MMSCOPE_TRITON_AUTOTUNE'  # it would take minutes
 SECONDS = 300  # for a check, most of it compiling
 # a line of the child's output that is an answer
 MARK = 'mmscope self-check: '
@@ -96,9 +97,9 @@ def _say(answer: Any) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Of a child: it finds the modules that this process found."""
+    """Of a child: the modules that this process found, and no tuning."""
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    return {**os.environ, 'PYTHONPATH': path}
+    return {**os.environ, 'PYTHONPATH': path, TUNE: '0'}
 
 
 def _ending(done: subprocess.CompletedProcess) -> str:

@@ -336,6 +336,27 @@ def test_nothing_is_checked_while_torch_compiles(table, asked, reason):
     assert len(asked.checks) == 1
 
 
+@pytest.mark.parametrize('known', [None, 'is off by 1'])
+def test_nothing_is_checked_while_a_graph_is_captured(
+    table, asked, monkeypatch, known
+):
+    table(bad_backends.lies)
+    monkeypatch.setattr(self_check, '_capturing', lambda x: True)
+    inputs = scan_inputs()
+    if known:
+        check = Check('scan', 'lies', 'float64', 'cpu')
+        cache.remember(check, Verdict(known))
+    right = bidirectional_scan(**inputs, backend='reference')
+    scale = 1 if known else 1.5
+    torch.testing.assert_close(bidirectional_scan(**inputs), scale * right)
+    assert not asked.checks and not self_check._VERDICTS
+
+
+def test_a_check_does_not_tune(monkeypatch):
+    monkeypatch.setenv('MMSCOPE_TRITON_AUTOTUNE', '1')
+    assert run._environment()['MMSCOPE_TRITON_AUTOTUNE'] == '0'
+
+
 def test_fake_tensors_are_not_checked(asked):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
