@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from rich.table import Table
 from torch import Tensor
 
 from mmscope.ops import add_rms_norm, bidirectional_conv, rms_norm
+from mmscope.ops.conv.triton import Span
+from mmscope.ops.conv.triton import run_forward as run_conv
 from mmscope.ops.scan.inputs import Inputs, Options
 from mmscope.ops.scan.triton.config import (
     EVERY,
@@ -44,14 +47,14 @@ class Job:
     Attributes:
         name: What runs.
         batch, length: B and L.
-        config: How the scan is cut.
+        config: How the kernel is cut.
         form: What is special about its inputs or outputs.
     """
 
     name: str
     batch: int
     length: int
-    config: Config | None = None
+    config: Config | Span | None = None
     form: str = ''
 
 
@@ -107,11 +110,10 @@ def layer_call(job: Job) -> Callable[[], object]:
             torch.randn(2, DIM, *n, device='cuda', requires_grad=True)
             for n in ((4,), ())
         )
-        out = bidirectional_conv(x, weight, bias, 'triton')
         if job.name == 'conv':
-            return lambda: bidirectional_conv(
-                x, weight.detach(), bias.detach(), 'triton'
-            )
+            given = x, weight.detach(), bias.detach()
+            return lambda: run_conv(*given, job.config)
+        out = bidirectional_conv(x, weight, bias, 'triton')
         grad = torch.randn_like(out)
         return lambda: torch.autograd.grad(
             out, (weight, bias), grad, retain_graph=True
@@ -154,7 +156,8 @@ def jobs() -> Iterator[Job]:
             config = Config(32, 1, steps, 1, registers)
             yield Job('scan', 64, 1025, config, form)
     for size in SIZES:
-        yield Job('conv', *size)
+        for tokens, channels in product((8, 16, 32), (64, 128)):
+            yield Job('conv', *size, Span(tokens, channels))
         yield Job('conv backward', *size)
         for form in ('fused', 'apart', 'torch'):
             yield Job('norm', *size, form=form)
@@ -162,7 +165,7 @@ def jobs() -> Iterator[Job]:
 
 def call_of(job: Job) -> Callable[[], object]:
     """What to time."""
-    return layer_call(job) if job.config is None else scan_call(job)
+    return scan_call(job) if job.name.startswith('scan') else layer_call(job)
 
 
 def compile_ahead(job: Job) -> str | None:
@@ -170,7 +173,7 @@ def compile_ahead(job: Job) -> str | None:
 
     Sizes do not matter to the code, only whether there are several chunks.
     """
-    length = 64 * (job.config.chunks if job.config else 1)
+    length = 64 * getattr(job.config, 'chunks', 1)
     try:
         call_of(Job(job.name, 1, min(length, 2048), job.config, job.form))()
         torch.cuda.synchronize()

@@ -130,6 +130,7 @@ def describe(name: str, kernel: object) -> dict:
         registers=int(usage['REG']),
         stack=int(usage['STACK']),
         shared=kernel.metadata.shared,
+        instructions=len(instructions(code)[0]),
         shuffles=len(re.findall(r'\bSHFL\b', code)),
         loop=dict(instructions=len(loop), lead=first_use(loop), **count),
         tiles=re.findall(

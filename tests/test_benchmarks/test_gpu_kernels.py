@@ -9,13 +9,15 @@ from rich.console import Console
 pytest.importorskip('triton')
 
 from benchmarks import gpu_kernels  # noqa: E402
+from mmscope.ops.conv.triton import static_span  # noqa: E402
 from mmscope.ops.scan.triton.config import EVERY, static_config  # noqa: E402
 
 
 def test_what_is_chosen_without_tuning_is_measured():
     jobs = list(gpu_kernels.jobs())
     assert len(set(jobs)) == len(jobs)
-    assert all(EVERY % j.config.unroll == 0 for j in jobs if j.config)
+    cuts = [j.config for j in jobs if j.name.startswith('scan')]
+    assert all(EVERY % config.unroll == 0 for config in cuts)
     u = torch.empty(2, 64, 1025, 384, device='meta')
     for name, backward, save in (
         ('scan', False, False),
@@ -24,6 +26,7 @@ def test_what_is_chosen_without_tuning_is_measured():
     ):
         config = static_config(u, 16, backward, save)
         assert gpu_kernels.Job(name, 64, 1025, config) in jobs
+    assert gpu_kernels.Job('conv', 64, 1025, static_span(384)) in jobs
 
 
 def test_the_table_shows_times_and_errors():

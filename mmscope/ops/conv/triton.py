@@ -7,7 +7,7 @@ nothing is transposed for ``conv1d`` and nothing is flipped.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -15,8 +15,11 @@ import triton.language as tl
 from torch import Tensor
 
 from ..scan.triton.launch import dense_rows, on_device
+from ..scan.triton.tokens import sigmoid
+from ..triton_check import interpreted
 
-BLOCK_T = 16  # tokens of a program; the backward pass leaves a partial each
+BLOCK_T = 16  # tokens of a backward program, each of which leaves a partial
+SPAN = 16  # tokens of a forward program, which reads TAPS - 1 more each side
 MAX_TAPS = 8
 
 
@@ -76,30 +79,45 @@ def convolve(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=['batch', 'length'])
 def conv_kernel(
     x, x_strides, weight, bias, out, batch, length, dim,
     TAPS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
+    FAST: tl.constexpr,
 ):  # fmt: skip
-    """Both directions of one tile.
+    """Both directions of some tokens, one after the other.
+
+    The rows around a token stay in registers, so each is read once.
 
     Args:
         x: (B, L, D) with strides of (B, L).
         out: (2, B, L, D), contiguous, filled.
     """
-    b, t, channels = place(length, dim, BLOCK_T, BLOCK_D)
-    tiles = window(x, x_strides, b, t, channels, length, dim, TAPS)
-    mask = (t < length) & (channels < dim)[None, :]
-    for g in tl.static_range(2):
-        taps = taps_of(weight, bias, g, channels, dim, TAPS)
-        y = convolve(tiles, taps, TAPS - 1, g, TAPS)
-        y *= tl.sigmoid(y)
-        row = (g * batch + b) * length + t
-        to = out + row * dim + channels[None, :]
-        tl.store(to, y.to(out.dtype.element_ty), mask=mask)
+    per_image = tl.cdiv(length, BLOCK_T)
+    b = (tl.program_id(0) // per_image).to(tl.int64)
+    first = tl.program_id(0) % per_image * BLOCK_T + tl.arange(0, 1)[:, None]
+    channels = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    rows, stride = x + b * x_strides[0], x_strides[1]
+    taps = (
+        taps_of(weight, bias, 0, channels, dim, TAPS),
+        taps_of(weight, bias, 1, channels, dim, TAPS),
+    )
+    # all reads before the first write, behind which none could start
+    read = ()
+    for i in tl.static_range(BLOCK_T + 2 * TAPS - 2):
+        t = first + (i - TAPS + 1)
+        read = read + (tile(rows, stride, t, channels, length, dim),)
+    for i in tl.static_range(BLOCK_T):
+        t = first + i
+        mask = (t < length) & (channels < dim)[None, :]
+        for g in tl.static_range(2):
+            y = convolve(read, taps[g], i + TAPS - 1, g, TAPS)
+            y *= sigmoid(y, FAST)
+            to = out + ((g * batch + b) * length + t) * dim + channels[None, :]
+            tl.store(to, y.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=['batch', 'length'])
 def conv_grad_kernel(
     x, x_strides, weight, bias, grad, dx, dweight, dbias, batch, length, dim,
     TAPS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -146,13 +164,46 @@ def conv_grad_kernel(
     tl.store(to, total.to(dx.dtype.element_ty), mask=mask)
 
 
+class Span(NamedTuple):
+    """What a program of the forward pass owns.
+
+    Args:
+        tokens: One after the other.
+        channels: Side by side; a warp has two or four for each lane.
+    """
+
+    tokens: int
+    channels: int
+
+
+def static_span(dim: int) -> Span:
+    """A good guess from the number of channels."""
+    if dim % 128 == 0:
+        return Span(SPAN, 128)
+    return Span(SPAN, min(64, triton.next_power_of_2(dim)))
+
+
+def run_forward(x: Tensor, weight: Tensor, bias: Tensor, span: Span) -> Tensor:
+    """Launch the forward pass; returns (2, B, L, D)."""
+    out = x.new_empty(2, *x.shape)
+    settings = dict(num_warps=1, FAST=not interpreted())
+    _launch(conv_kernel, span, settings, x, weight, bias, out)
+    return out
+
+
 def _launch(
-    kernel: Any, x: Tensor, weight: Tensor, bias: Tensor, *rest: Tensor
+    kernel: Any,
+    span: Span,
+    settings: dict[str, Any],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *rest: Tensor,
 ) -> None:
     batch, length, dim = x.shape
     x = dense_rows(x)
-    block = min(64, triton.next_power_of_2(dim))
-    grid = batch * triton.cdiv(length, BLOCK_T), triton.cdiv(dim, block)
+    tokens, block = span
+    grid = batch * triton.cdiv(length, tokens), triton.cdiv(dim, block)
     with on_device(x):
         kernel[grid](
             x,
@@ -164,19 +215,18 @@ def _launch(
             length,
             dim,
             TAPS=weight.shape[-1],
-            BLOCK_T=BLOCK_T,
+            BLOCK_T=tokens,
             BLOCK_D=block,
-            num_warps=4,
+            **settings,
         )
 
 
 @torch.library.custom_op('mmscope::bidirectional_conv', mutates_args=())
 def conv_op(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """See :func:`triton_conv`."""
-    out = x.new_empty(2, *x.shape)
-    if x.numel():
-        _launch(conv_kernel, x, weight, bias, out)
-    return out
+    if x.numel() == 0:
+        return x.new_empty(2, *x.shape)
+    return run_forward(x, weight, bias, static_span(x.shape[-1]))
 
 
 @conv_op.register_fake
@@ -198,9 +248,10 @@ def conv_backward_op(
     dx = x.new_empty(x.shape)
     dweight = x.new_empty(tiles, *weight.shape, dtype=torch.float32)
     dbias = x.new_empty(tiles, *bias.shape, dtype=torch.float32)
+    span = Span(BLOCK_T, min(64, triton.next_power_of_2(dim)))
     _launch(
-        conv_grad_kernel, x, weight, bias, grad.contiguous(), dx, dweight,
-        dbias,
+        conv_grad_kernel, span, dict(num_warps=4), x, weight, bias,
+        grad.contiguous(), dx, dweight, dbias,
     )  # fmt: skip
     return dx, dweight.sum(0).to(weight.dtype), dbias.sum(0).to(bias.dtype)
 

@@ -10,15 +10,18 @@ import torch.nn.functional as F
 from triton_cases import MARKS, on_device
 
 from mmscope import ops
+from mmscope.ops.conv import triton as triton_conv
 from mmscope.ops.conv.triton import BLOCK_T, conv_backward_op, conv_op
 
 pytestmark = MARKS
+SPAN = 4  # a program takes one token after the other
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def short_spans(monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(triton_conv, 'SPAN', SPAN)
 
 
 def plain(x, weight, bias):
@@ -71,13 +74,13 @@ def check(tensors):
 @pytest.mark.parametrize(
     ('dtype', 'length'),
     [(dtype, 2 * BLOCK_T + 3) for dtype in TOLERANCE]
-    + [(torch.float32, n) for n in (1, 3, BLOCK_T - 1, BLOCK_T)],
+    + [(torch.float32, n) for n in (1, SPAN, SPAN + 1, BLOCK_T - 1, BLOCK_T)],
 )
 def test_matches_torch(dtype, length):
     check(inputs_of(length=length, dtype=dtype))
 
 
-@pytest.mark.parametrize('dim', [1, 64, 70])
+@pytest.mark.parametrize('dim', [1, 64, 70, 128])
 def test_channel_blocks(dim):
     check(inputs_of(dim=dim))
 
