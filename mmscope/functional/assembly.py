@@ -144,7 +144,7 @@ def build_fine_sequence(
         fine: Embeddings of the refined cells, (B, 4 * k, C).
         unselected: Coarse tokens of the other cells, (B, U, C).
         cls: Class token, (B, 1, C).
-        layout: Where each of them goes.
+        layout: Places of the tokens.
 
     Returns:
         (B, 4 * k + U + 1, C).
@@ -204,9 +204,9 @@ def merge_rows(
 
     Args:
         easy: Rows of the images that exited, (E,).
-        coarse: Their maps, (E, C, h, w).
+        coarse: Maps of these images, (E, C, h, w).
         hard: Rows of the others, (K,).
-        fine: Maps of these, (K, C, h, w).
+        fine: Maps of the others, (K, C, h, w).
 
     Returns:
         Maps of the batch in the dtype of ``fine``, (E + K, C, h, w).

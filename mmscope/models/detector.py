@@ -110,7 +110,7 @@ class DetectorExits(EarlyExitMixin):
 
         Args:
             batch_inputs: Images, (B, 3, H, W).
-            batch_data_samples: Their samples.
+            batch_data_samples: Samples of the images.
             rescale: Whether boxes and masks fit the original images, or
                 ``batch_inputs``.
 

@@ -36,7 +36,8 @@ class EarlyExitMixin(nn.Module):
         *args: Arguments of the model.
         exit_weight: Weight of the exit head's supervised loss.
         consistency_weight: Weight of the KL term.
-        consistency: See :func:`mmscope.functional.consistency_loss`.
+        consistency: Form of the KL term, 'teacher' or 'eq21', see
+            :func:`mmscope.functional.consistency_loss`.
         coarse_decode_weight: Weight of the task loss on coarse maps.
         **kwargs: Keyword arguments of the model, which it checks.
 
@@ -193,7 +194,7 @@ class EarlyExitMixin(nn.Module):
 
         Args:
             inputs: Images that are decided about, (B, 3, H, W).
-            batch_img_metas: Their metas, as decode heads take them; by
+            batch_img_metas: Metas of these, as decode heads take them; by
                 default the size of ``inputs``.
         """
         return self.in_context()

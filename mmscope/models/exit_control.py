@@ -43,8 +43,8 @@ def require_exits(model_or_cfg: nn.Module | Mapping, what: str) -> None:
     """Refuse models that have no early exit.
 
     Args:
-        model_or_cfg: See :func:`has_exits`.
-        what: What needs exits, for the error.
+        model_or_cfg: Model, backbone or config, as for :func:`has_exits`.
+        what: Subject of the error, such as an option or a tool.
 
     Raises:
         ValueError: the model never decides.
@@ -137,7 +137,7 @@ def collect_passes(model: nn.Module) -> Iterator[list[ScopeResult]]:
     """Collect the record of every pass of a model inside the block.
 
     Args:
-        model: See :func:`exit_settings`.
+        model: Model or backbone, as for :func:`exit_settings`.
     """
     net, passes = _scope_backbone(model), []
     records = (*exit_context(net).records, passes)
@@ -152,7 +152,7 @@ def coarse_answers(
     """Let a model answer with what its coarse passes found, at no pass more.
 
     Args:
-        model: See :func:`exit_settings`.
+        model: Model or backbone, as for :func:`exit_settings`.
         passes: Records of :func:`collect_passes`; the block gives the model
             the same images in the same order.
     """

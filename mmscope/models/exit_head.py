@@ -76,7 +76,8 @@ class ExitHead(BaseModule, metaclass=ABCMeta):
             coarse_logits: q, (B, K).
             fine_logits: p, (B, K).
             target: Ground truth, as :meth:`supervision` takes it.
-            consistency: See :func:`mmscope.functional.consistency_loss`.
+            consistency: Form of the KL term, see
+                :func:`mmscope.functional.consistency_loss`.
 
         Returns:
             'loss_exit' and 'loss_consistency', unweighted scalars.
@@ -96,7 +97,7 @@ class MultiLabelExitHead(ExitHead):
     Args:
         num_classes: Classes K.
         in_channels: Channels of the class token; the backbone fills it in.
-        confidence: How K probabilities become one confidence, see
+        confidence: Rule that makes one confidence of K probabilities, see
             :func:`mmscope.functional.multi_label_confidence`.
         init_cfg: mmengine's.
     """

@@ -53,7 +53,8 @@ class HeadConfidence(ExitPolicy):
     """The exit head, summed up in another way than its own.
 
     Args:
-        mode: See :func:`mmscope.functional.multi_label_confidence`.
+        mode: Rule that makes one confidence of K probabilities, see
+            :func:`mmscope.functional.multi_label_confidence`.
     """
 
     def __init__(self, mode: str = 'mean_positive') -> None:

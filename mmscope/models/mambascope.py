@@ -71,7 +71,7 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
             every second of the latter half.
         reuse: 'mlp', 'linear' or 'none' (Eq. 17-19).
         reuse_cls: Whether the class token is reused, too.
-        unselected: What stands for cells that are not refined: their coarse
+        unselected: Tokens of the cells that are not refined: their coarse
             input 'embedding' (as in CF-ViT) or output 'feature'.
         cls_position: 'first', 'middle' or 'last' of the refined tokens.
         token_order: 'important_first', 'important_last' or 'raster'.
@@ -270,9 +270,9 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
         """Run the coarse pass and decide which images to refine.
 
         Args:
-            x: See :meth:`scope`, as the others.
-            valid: Valid coarse cells.
-            eta: Threshold.
+            x: Images, (B, 3, H, W).
+            valid: Valid coarse cells, as for :meth:`scope`.
+            eta: Threshold instead of the one that holds.
 
         Returns:
             The record of a pass, without its fine stage.
@@ -324,7 +324,7 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
             coarse: Coarse stage of B images.
             content: 1 where a pixel is no padding, (B, 1, H, W).
             eta: Threshold.
-            context: What holds now.
+            context: Policies and evidence that hold now.
         """
         evidence = Evidence(
             coarse,

@@ -107,7 +107,7 @@ def check_valid(valid: Tensor, x: Tensor, stride: int) -> Tensor:
     Args:
         valid: (B, H / stride, W / stride).
         x: Padded images, (B, 3, H, W).
-        stride: Of the coarse cells, in pixels.
+        stride: Side of a coarse cell in pixels.
 
     Raises:
         ValueError: the mask is of another shape.

@@ -32,7 +32,8 @@ class ScopeStages:
         score_layers: Blocks that score tokens.
         reuse: Network that hands coarse features on, or None.
         reuse_cls: Whether the class token is handed on, too.
-        unselected: What stands for cells that are not refined.
+        unselected: Tokens of the cells that are not refined, 'embedding' or
+            'feature'.
         cls_position: Place of the class token among the refined ones.
         token_order: Order of refined tokens and the others.
         exit_head: Head on the class token, or None.
@@ -92,7 +93,7 @@ class ScopeStages:
 
         Args:
             x: Images, padded, (B, 3, H, W).
-            coarse: Their coarse stage.
+            coarse: Coarse stage of these images.
             valid: Coarse cells that show some of an image, (B, N_c), or None
                 for all.
         """

@@ -34,9 +34,9 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
 
     Args:
         backbone: Config of a :class:`MambaScopeBackbone` with an exit head.
-        decode_head: As for EncoderDecoder.
-        neck: As for EncoderDecoder.
-        auxiliary_head: As for EncoderDecoder.
+        decode_head: Config of a decode head of mmseg.
+        neck: Config of a neck, or None.
+        auxiliary_head: Config or configs of auxiliary heads, or None.
         exit_weight: Weight of the exit head's binary cross-entropy.
         consistency_weight: Weight of the KL term.
         consistency: 'teacher' or 'eq21', see
@@ -45,9 +45,9 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
             loss on the coarse maps, decoded at the backbone's
             ``exit_resolution``, so that exited images get good masks.
             BatchNorm layers use and keep their running statistics there.
-        train_cfg: As for EncoderDecoder.
-        test_cfg: As for EncoderDecoder.
-        data_preprocessor: Use :class:`ScopeSegDataPreprocessor`.
+        train_cfg: mmseg's options for training.
+        test_cfg: mmseg's options for testing, and ``keep_coarse``.
+        data_preprocessor: Config of a :class:`ScopeSegDataPreprocessor`.
         pretrained: None, as mmseg's tools and base configs set it.
         init_cfg: mmengine's.
 
@@ -130,7 +130,7 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
 
         Args:
             inputs: (B, 3, H, W), or images (3, H, W) of several sizes.
-            data_samples: Their samples, in the same order.
+            data_samples: Samples of the images, in the same order.
 
         Returns:
             Samples in order, with ``exited`` and ``exit_confidence`` beside
@@ -178,7 +178,7 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
 
         Args:
             inputs: Images, (B, 3, H, W).
-            batch_img_metas: As for EncoderDecoder.
+            batch_img_metas: Metas of the images, as mmseg's.
 
         Returns:
             Logits, (B, K, H, W).
@@ -207,7 +207,7 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
 
         Args:
             inputs: Images, (B, 3, H, W).
-            batch_img_metas: As for EncoderDecoder.
+            batch_img_metas: Metas of the images, as mmseg's.
 
         Returns:
             Mean logits of the windows over each pixel, (B, K, H, W).

@@ -56,7 +56,7 @@ class Evidence:
         paths: File of each image, B, or none at all.
         decoder: Function from coarse maps to the logits of every pixel,
             (B, K, h, w); None in models without any.
-        decoded: What :meth:`decode` gave, None until it is called.
+        decoded: Logits that :meth:`decode` gave, None until it is called.
     """
 
     coarse: CoarseStage
@@ -96,7 +96,7 @@ class Decision(NamedTuple):
         confidence: Confidence of the coarse answers (B,), NaN without exit
             head.
         exited: Images that keep them, (B,) bool.
-        evidence: What it rests on, None without exit head.
+        evidence: Evidence that it rests on, None without exit head.
         compared: Confidences of other policies by their name, (B,) each.
     """
 
@@ -132,7 +132,7 @@ class ScopeResult:
         valid: Coarse cells that show some of an image (B, N_c), or None for
             all.
         coarse: Coarse stage of all images.
-        decision: Which of them keep the coarse answer.
+        decision: Judgement of the coarse answers.
         hard: Rows of the others, ascending, (K,).
         num_selected: Number of cells that are refined in an image, k.
         fine: Fine stage of the hard images; None where there are none, or
