@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from . import triton_check
+from . import forward_mode, triton_check
 from .scan import cpu as cpu_scan
 from .scan import mamba_ssm as mamba_ssm_scan
 from .scan.inputs import ScanCore
@@ -60,21 +59,12 @@ class ScanBackend:
             x: What the operator reads.
             auto: Whether nobody asked for the backend by name.
         """
-        if in_forward_mode() and not self.differentiable:
-            return (
-                'it has no forward-mode derivative (torch.func.jvp); choose '
-                "backend='reference'"
-            )
+        if forward_mode.active() and not self.differentiable:
+            return forward_mode.REASON
         reason = self.why_not(x)
         if reason is None and auto and self.gpu:
             reason = refusal(operator, self.name, x)
         return reason
-
-
-def in_forward_mode() -> bool:
-    """Whether forward-mode derivatives are being taken."""
-    # no public name tells this of tensors inside of vmap
-    return forward_ad._current_level >= 0
 
 
 def _runs_anywhere(u: Tensor) -> str | None:

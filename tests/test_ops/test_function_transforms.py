@@ -159,6 +159,29 @@ def test_forward_mode_is_refused_by_name(operator, name):
         torch.func.jvp(function, primals, primals)
 
 
+@pytest.mark.parametrize('name', OPAQUE)
+def test_forward_mode_of_an_exported_program_is_refused(name):
+    """Its operators are fixed: no other backend can serve."""
+    tensors = tuple(scan_inputs(1, 3)[key] for key in NAMES)
+    with use_backend(name):
+        program = torch.export.export(Scan(), tensors).module()
+    with pytest.raises(RuntimeError, match='has no forward-mode derivative'):
+        torch.func.jvp(program, tensors, tensors)
+
+
+@pytest.mark.skipif('cpu' not in BACKENDS, reason='no C++ operators')
+def test_forward_mode_of_operators_in_cpp_is_refused():
+    x, weight = normal(2, 9, 6), normal(6)
+    for call in (
+        lambda x: torch.ops.mmscope.rms_norm_forward(x, weight, 1e-5)[0],
+        lambda x: torch.ops.mmscope.conv_forward(x, TAPS, SHIFT),
+    ):
+        with pytest.raises(RuntimeError, match='has no forward-mode'):
+            torch.func.jvp(call, (x,), (x,))
+        with torch.inference_mode():
+            assert call(x).isfinite().all()
+
+
 @pytest.mark.usefixtures('auto')
 def test_forward_mode_under_compile():
     function, primals = CASES['scan']

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..backends import layer_kernels
+from ..forward_mode import refuse_in
 from ..scan.cpu import NOT_BUILT
 from ..scan.shapes import check_inputs
 
@@ -66,6 +67,7 @@ if NOT_BUILT is None:
     torch.library.register_autograd(
         'mmscope::conv_forward', _backward, setup_context=_setup_context
     )
+    refuse_in('conv_forward')
 
 
 def bidirectional_conv(

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..forward_mode import refuse
 from ..scan.triton.launch import dense_rows, on_device
 from ..scan.triton.tokens import sigmoid
 from ..triton_check import interpreted
@@ -224,6 +225,7 @@ def _launch(
 @torch.library.custom_op('mmscope::bidirectional_conv', mutates_args=())
 def conv_op(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """See :func:`triton_conv`."""
+    refuse('bidirectional_conv')
     if x.numel() == 0:
         return x.new_empty(2, *x.shape)
     return run_forward(x, weight, bias, static_span(x.shape[-1]))

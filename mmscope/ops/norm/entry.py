@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..backends import layer_kernels
+from ..forward_mode import refuse_in
 from ..scan.cpu import NOT_BUILT
 from ..scan.reference import state_dtype
 from ..scan.shapes import check_kinds
@@ -62,6 +63,7 @@ if NOT_BUILT is None:
     torch.library.register_autograd(
         'mmscope::rms_norm_forward', _backward, setup_context=_setup_context
     )
+    refuse_in('rms_norm_forward')
 
 
 def rms_norm(

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..forward_mode import refuse
 from ..scan.triton.launch import on_device
 
 # programs of the backward pass, each leaving one partial gradient of weight
@@ -101,6 +102,7 @@ def norm_op(
 
     Without update any residual up to float32 will do.
     """
+    refuse('add_rms_norm')
     normed, total, scale = _empty(residual, update, weight, eps, dtype)
     if residual.numel() == 0:
         return normed, total, scale

@@ -11,6 +11,7 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
+from ..forward_mode import refuse_in
 from .inputs import Inputs, Options
 from .operator import fake_backward, fake_forward, register
 
@@ -71,6 +72,7 @@ if NOT_BUILT is None:
     torch.library.register_fake('mmscope::scan_forward', fake_forward)
     torch.library.register_fake('mmscope::scan_backward', fake_backward)
     _scan = register('scan')
+    refuse_in('scan_forward')
 
 
 def cpu_scan(inputs: Inputs, options: Options) -> tuple[Tensor, Tensor | None]:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..forward_mode import refuse
 from .inputs import Inputs, Options
 from .reference import importance_of
 
@@ -91,6 +92,7 @@ def scan_op(
     Returns:
         y as u, and states for the backward pass.
     """
+    refuse('mamba_ssm_scan')
     if u.numel() == 0:
         return torch.empty_like(delta), A.new_empty(0)
     out, states, *_ = _kernel().fwd(

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..forward_mode import refuse
 from .inputs import Inputs, Options
 from .reference import state_dtype
 
@@ -65,6 +66,7 @@ def define(
         inputs, (softplus, reverse, *rest) = Inputs(*given[:8]), given[8:]
         merge, importance, chunk, save = rest
         reverse = tuple(map(bool, reverse))
+        refuse(f'{name}_forward')
         if inputs.u.numel() == 0:
             return fake(*given)
         options = Options(softplus, reverse, merge, importance)

@@ -22,6 +22,7 @@ from scan_cases import (
     weight_like,
     with_grads,
 )
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmscope.ops import bidirectional_scan, scan_backends, selective_scan
@@ -427,6 +428,26 @@ def test_compiles_without_a_graph_break():
         bidirectional_scan, backend='aot_eager', fullgraph=True
     )
     values = with_grads(compiled, inputs, importance=True, backend='triton')
+    for name, value in values.items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_backward_through_a_graph_made_without_gradients():
+    """It kept no states: they are computed once more."""
+    inputs = inputs_of(1, EVERY + 3, 3, 2, without=('D', 'z', 'delta_bias'))
+    names = tuple(inputs)
+
+    def scan(*tensors):
+        return bidirectional_scan(
+            **dict(zip(names, tensors, strict=True)), backend='triton'
+        )
+
+    with torch.no_grad():
+        graph = make_fx(scan)(*inputs.values())
+    expected, values = (
+        with_grads(lambda run=run, **leaves: run(*leaves.values()), inputs)
+        for run in (scan, graph)
+    )
     for name, value in values.items():
         assert torch.equal(value, expected[name]), name
 
