@@ -1,45 +1,108 @@
 """Clear errors for datasets that are not where a config says."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import ConfigDict
+from mmengine.dataset import BaseDataset
 
-from mmscope.utils.config import metric_configs
+from mmscope.utils.config import metric_configs, type_name
+
+from .coco_checks import check_coco, check_images, check_truth
+from .wrappers import inner_datasets
 
 
 def check_dataset(dataloader: ConfigDict | None) -> None:
     """Refuse a dataloader whose folders or annotation file are missing.
 
     Args:
-        dataloader: Config with a ``dataset`` that has ``data_root`` and
-            ``data_prefix``; others are left to their own checks.
+        dataloader: Config of a dataloader, or None; of a wrapped ``dataset``,
+            those inside are checked. Files that are elsewhere than on this
+            machine are left to mmengine.
 
     Raises:
         FileNotFoundError: something is missing; the expected tree is shown.
+        ValueError: a path is a list, or cannot be one over http.
     """
-    dataset = (dataloader or {}).get('dataset') or {}
-    root, prefix = dataset.get('data_root'), dataset.get('data_prefix')
-    if not root or not prefix:
+    for dataset in inner_datasets((dataloader or {}).get('dataset') or {}):
+        _check_folders(dataset)
+
+
+def _check_folders(dataset: ConfigDict) -> None:
+    root = dataset.get('data_root') or ''
+    paths = sorted(set(_paths_of(dataset)))
+    _check_addresses(root, paths, dataset)
+    if is_remote(root, dataset):
         return
-    paths = [*prefix.values(), dataset.get('ann_file') or '']
-    missing = {path for path in paths if not (Path(root) / path).exists()}
+    missing = {
+        path
+        for path in paths
+        if '://' not in path and not (Path(root) / path).exists()
+    }
     if not missing:
         return
     tree = '\n'.join(
         f'    {path}{"    <- missing" if path in missing else ""}'
-        for path in sorted(filter(None, paths))
+        for path in paths
     )
     raise FileNotFoundError(
-        f'the dataset of type {dataset.type} is not complete; expected below '
-        f'data_root={root!r}:\n{root}\n{tree}\nPut it there, or set '
+        f'the dataset of type {type_name(dataset)} is not complete; expected '
+        f'below data_root={root!r}:\n{root}\n{tree}\nPut it there, or set '
         'data_root with --cfg-options train_dataloader.dataset.data_root=... '
         '(val_ and test_dataloader likewise)'
     )
 
 
+def _paths_of(dataset: ConfigDict) -> Iterator[str]:
+    """Folders and annotation file of a dataset, as the config has them."""
+    prefix = dataset.get('data_prefix') or {}
+    given = {f'data_prefix.{key}': value for key, value in prefix.items()}
+    for name in ('data_root', 'ann_file'):
+        given[name] = dataset.get(name) or ''
+    for name, path in given.items():
+        if not isinstance(path, str | Path):
+            raise ValueError(
+                f'{name} of {type_name(dataset)} must be one path, got '
+                f'{path!r}; leave it out where there is none, and give each '
+                'of several a dataset of its own, in dataset=dict(type='
+                "'ConcatDataset', datasets=[...])"
+            )
+        if path and name != 'data_root':
+            yield str(path)
+
+
+def _check_addresses(root: str, paths: list[str], dataset: ConfigDict) -> None:
+    """Refuse what mmengine cannot do over http: join paths, list folders."""
+    web = ('http://', 'https://')
+    if str(root).startswith(web):
+        raise ValueError(
+            f'data_root={root!r} of {type_name(dataset)}: mmengine joins no '
+            "paths over http; set data_root='' and write whole addresses into "
+            'data_prefix and ann_file'
+        )
+    if not dataset.get('ann_file'):
+        for path in paths:
+            if path.startswith(web):
+                raise ValueError(
+                    f'{path!r} of {type_name(dataset)} is a folder, which '
+                    'cannot be listed over http; set ann_file to a file with '
+                    'the names of the images'
+                )
+
+
+def is_remote(root: str, dataset: ConfigDict) -> bool:
+    """Whether a dataset's files are read over a network, or from a store.
+
+    Args:
+        root: Its ``data_root``.
+        dataset: Its config.
+    """
+    backend = (dataset.get('backend_args') or {}).get('backend', 'local')
+    return '://' in str(root) or backend != 'local'
+
+
 def check_evaluator(name: str, evaluator: object) -> None:
-    """Refuse an evaluator with a metric whose annotation file is missing.
+    """Refuse an evaluator whose annotation file is missing.
 
     Args:
         name: Name of the evaluator in the config.
@@ -48,14 +111,67 @@ def check_evaluator(name: str, evaluator: object) -> None:
     Raises:
         FileNotFoundError: there is no such file.
     """
+    for key, metric in _ground_truths(name, evaluator):
+        if not Path(metric.ann_file).is_file():
+            raise FileNotFoundError(
+                f'{key}.ann_file={metric.ann_file!r} does not exist; it '
+                f'belongs to the dataset: set both, with --cfg-options '
+                f'{key}.ann_file=...'
+            )
+
+
+def check_judging(
+    name: str,
+    evaluator: object,
+    dataset: BaseDataset | None,
+    cfg: ConfigDict,
+) -> None:
+    """Refuse metrics that would fail after all predictions have been made.
+
+    Args:
+        name: Name of the evaluator in the config.
+        evaluator: Config of its metrics, or None.
+        dataset: The dataset that goes with it, or None where it could not be
+            built.
+        cfg: Config of that dataset.
+
+    Raises:
+        ValueError: a CocoMetric lacks something; it is named with a fix.
+    """
+    for key, metric in _ground_truths(name, evaluator):
+        if type_name(metric) == 'CocoMetric':
+            content = check_truth(metric)
+            if dataset is not None:
+                check_images(f'{key}.ann_file', content, dataset)
+    for metric in metric_configs(evaluator):
+        if type_name(metric) == 'CocoMetric' and not metric.get('ann_file'):
+            _check_instances(name, cfg)
+
+
+def _ground_truths(
+    name: str, evaluator: object
+) -> Iterator[tuple[str, ConfigDict]]:
+    """Metrics with an annotation file on this machine, by their keys."""
     for index, metric in enumerate(metric_configs(evaluator)):
         path = metric.get('ann_file')
-        if path and not Path(path).is_file():
-            key = f'{name}.{index}' if isinstance(evaluator, list) else name
-            raise FileNotFoundError(
-                f'{key}.ann_file={path!r} does not exist; it belongs to the '
-                f'dataset: set both, with --cfg-options {key}.ann_file=...'
-            )
+        if path and not is_remote(path, metric):
+            listed = isinstance(evaluator, list)
+            yield f'{name}.{index}' if listed else name, metric
+
+
+def _check_instances(name: str, cfg: ConfigDict) -> None:
+    """Refuse a CocoMetric that gets objects neither from file nor sample."""
+    for dataset in inner_datasets(cfg):
+        for step in dataset.get('pipeline') or ():
+            keys = step.get('meta_keys') or ()
+            if type_name(step) == 'PackDetInputs' and 'instances' not in keys:
+                raise ValueError(
+                    f'CocoMetric of {name} has no ann_file, so that it takes '
+                    'objects and classes from the samples; name a file, for '
+                    'example that of the dataset, which may have no objects '
+                    "where format_only=True, or add 'instances' to meta_keys "
+                    'of PackDetInputs'
+                )
 
 
 def check_annotations(dataset: ConfigDict) -> None:
@@ -68,22 +184,68 @@ def check_annotations(dataset: ConfigDict) -> None:
         dataset: Config of a dataset; those without a json are left alone.
 
     Raises:
-        ValueError: the file is no json, or lacks COCO's lists.
+        ValueError: the file is no json, or lacks what a dataset reads.
     """
-    ann_file = dataset.get('ann_file') or ''
-    if not ann_file.endswith('.json'):
-        return
-    path = Path(dataset.get('data_root') or '') / ann_file
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as err:
-        raise ValueError(
-            f'{path} is not valid json: {err}; the file is corrupt, restore it'
-        ) from err
-    keys = ('images', 'annotations', 'categories')
-    lists = content if isinstance(content, dict) else {}
-    if missing := [key for key in keys if key not in lists]:
-        raise ValueError(
-            f'{path} is no COCO annotation file: it needs the lists {keys} '
-            f'and lacks {missing}; choose another ann_file'
+    for one in inner_datasets(dataset):
+        ann_file = str(one.get('ann_file') or '')
+        root = one.get('data_root') or ''
+        if ann_file.endswith('.json') and not is_remote(root, one):
+            check_coco(Path(root) / ann_file)
+
+
+def check_masks(dataset: object, cfg: ConfigDict) -> None:
+    """Refuse objects without masks where a pipeline loads masks.
+
+    Args:
+        dataset: The dataset, built.
+        cfg: Its config.
+
+    Raises:
+        ValueError: an object has none; mmdet would fail when it is drawn.
+    """
+    pairs = zip(inner_datasets(dataset), inner_datasets(cfg), strict=True)
+    for one, one_cfg in pairs:
+        if not any(map(_loads_masks, one_cfg.get('pipeline') or ())):
+            continue
+        for info in map(one.get_data_info, range(len(one))):
+            for index, instance in enumerate(info.get('instances', ())):
+                if not instance.get('mask'):
+                    raise ValueError(
+                        f'{one_cfg.get("ann_file")}: object {index} of '
+                        f'{info["img_path"]} has no segmentation, or an empty '
+                        'one, and the pipeline loads masks; add its outline, '
+                        'remove the object, or set with_mask=False in '
+                        'LoadAnnotations and train without a mask head'
+                    )
+
+
+def _loads_masks(step: ConfigDict) -> bool:
+    return type_name(step) == 'LoadAnnotations' and step.get('with_mask')
+
+
+def why_no_samples(dataset: ConfigDict) -> str:
+    """Say of a dataset without samples where it looked and for what.
+
+    Args:
+        dataset: Config of a dataset; of a wrapped one, those inside.
+    """
+    return '; '.join(
+        f'{type_name(one)} found no samples in {one.get("data_root")} below '
+        f'{dict(one.get("data_prefix") or {})}: {_reason(one)}'
+        for one in inner_datasets(dataset)
+    )
+
+
+def _reason(dataset: ConfigDict) -> str:
+    ann_file = str(dataset.get('ann_file') or '')
+    if ann_file.endswith('.json'):
+        return (
+            f'{ann_file} has no image with one of its classes '
+            '(metainfo.classes) that filter_cfg lets pass'
         )
+    if ann_file:
+        return f'{ann_file} lists no image'
+    return (
+        'the folder is empty, or its files do not end in img_suffix (.jpg '
+        'by default)'
+    )

@@ -13,6 +13,9 @@ from mmscope.datasets.checks import (
     check_annotations,
     check_dataset,
     check_evaluator,
+    check_judging,
+    check_masks,
+    why_no_samples,
 )
 from mmscope.utils.checkpoint import (
     MMENGINE_WRAPPERS,
@@ -125,31 +128,24 @@ def _build_loop(runner: Runner, split: str) -> None:
     Raises:
         FileNotFoundError: the dataset found no samples; mmengine then fails
             to concatenate them.
-        ValueError: its annotation file cannot be read.
+        ValueError: an annotation file cannot be read, or lacks something.
     """
+    cfg = runner.cfg.get(f'{split}_dataloader')
+    if cfg is None:
+        return
+    name = f'{split}_evaluator'
+    judging = name, runner.cfg.get(name)
     try:
-        getattr(runner, f'{split}_loop')
+        loop = getattr(runner, f'{split}_loop')
     except Exception as err:
-        dataset = runner.cfg[f'{split}_dataloader'].dataset
-        check_annotations(dataset)
+        check_annotations(cfg.dataset)
+        check_judging(*judging, None, cfg.dataset)
         if 'need at least one array' not in str(err):
             raise
-        raise FileNotFoundError(
-            f'{dataset.type} found no samples in {dataset.data_root} below '
-            f'{dict(dataset.data_prefix)}: {_why_no_samples(dataset)}'
-        ) from err
-
-
-def _why_no_samples(dataset: ConfigDict) -> str:
-    if dataset.get('ann_file'):
-        return (
-            f'{dataset.ann_file} has no image with one of its classes '
-            '(metainfo.classes) that filter_cfg lets pass'
-        )
-    return (
-        'the folder is empty, or its files do not end in img_suffix (.jpg '
-        'by default)'
-    )
+        raise FileNotFoundError(why_no_samples(cfg.dataset)) from err
+    dataset = loop.dataloader.dataset
+    check_masks(dataset, cfg.dataset)
+    check_judging(*judging, dataset, cfg.dataset)
 
 
 def _settle_workers(dataloader: ConfigDict | None) -> None:

@@ -41,3 +41,60 @@ def test_missing_folder_shows_the_tree(tmp_path: Path) -> None:
         'images/training',
         'train.txt    <- missing',
     ]
+
+
+def test_wrapped_datasets_are_looked_into(tmp_path: Path) -> None:
+    inner = loader(tmp_path).dataset
+    for wrapped in (
+        dict(type='RepeatDataset', times=2, dataset=inner),
+        dict(type='ConcatDataset', datasets=[inner, inner]),
+        dict(type='ClassBalancedDataset', oversample_thr=1, dataset=inner),
+    ):
+        with pytest.raises(FileNotFoundError, match='images/training    <- m'):
+            check_dataset(ConfigDict(dataset=wrapped))
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(ann_file=['a.txt', 'b.txt']),
+        dict(data_prefix=dict(img_path=['a', 'b'])),
+        dict(data_prefix=dict(img_path='a', seg_map_path=None)),
+    ],
+)
+def test_a_path_is_one_path(tmp_path: Path, settings: dict) -> None:
+    broken = ConfigDict(dataset=dict(loader(tmp_path).dataset, **settings))
+    with pytest.raises(ValueError, match='must be one path, got.*Concat'):
+        check_dataset(broken)
+
+
+def test_data_elsewhere_are_not_missing(tmp_path: Path) -> None:
+    """They are on a server, in a store, or below no root."""
+    store = loader(tmp_path, backend_args=dict(backend='petrel'))
+    bucket = loader(tmp_path)
+    bucket.dataset.data_root = 's3://bucket/ade'
+    server = ConfigDict(
+        dataset=dict(
+            type='BaseSegDataset',
+            data_root='',
+            data_prefix=dict(img_path='http://host/images'),
+            ann_file='http://host/list.txt',
+        )
+    )
+    for one in (store, bucket, server):
+        check_dataset(one)
+    # the list of a server's images is on this machine
+    server.dataset.ann_file = str(tmp_path / 'list.txt')
+    with pytest.raises(FileNotFoundError, match=r'list.txt    <- missing'):
+        check_dataset(server)
+
+
+def test_what_cannot_be_done_over_http_is_said() -> None:
+    dataset = dict(
+        type='BaseSegDataset', data_prefix=dict(img_path='http://host/images')
+    )
+    with pytest.raises(ValueError, match='cannot be listed.*set ann_file'):
+        check_dataset(ConfigDict(dataset=dataset))
+    dataset = dict(dataset, data_root='https://host', ann_file='a.json')
+    with pytest.raises(ValueError, match="joins no paths.*data_root=''"):
+        check_dataset(ConfigDict(dataset=dataset))

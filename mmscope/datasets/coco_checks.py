@@ -1,0 +1,127 @@
+"""What COCO's datasets and metrics read in a json file, and need there."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmengine.config import ConfigDict
+from mmengine.dataset import BaseDataset
+
+IMAGE_KEYS = ('id', 'file_name', 'height', 'width')
+# what mmdet's CocoDataset reads of an object, and pycocotools to judge it
+OBJECT_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area')
+JUDGED_KEYS = (*OBJECT_KEYS, 'iscrowd')
+FIXES = {
+    'area': "that of its mask or box, a['bbox'][2] * a['bbox'][3]",
+    'iscrowd': '0, or 1 for a crowd',
+    'segmentation': (
+        'its outline [[x0, y0, x1, y1, ...]], or judge boxes alone, metric='
+        "'bbox'"
+    ),
+    'height': "that of the image's file",
+    'width': "that of the image's file",
+}
+
+
+def check_coco(path: Path) -> dict:
+    """Refuse a file that mmdet's CocoDataset cannot read.
+
+    Args:
+        path: Annotation file; it may have no objects at all.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ValueError: it is no json, or lacks something; the first place is
+            named with a fix.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as err:
+        raise ValueError(
+            f'{path} is not valid json: {err}; the file is corrupt, restore it'
+        ) from err
+    keys = ('images', 'categories')
+    lists = content if isinstance(content, dict) else {}
+    if missing := [key for key in keys if key not in lists]:
+        raise ValueError(
+            f'{path} is no COCO annotation file: it needs the lists {keys} '
+            f'and lacks {missing}; choose another ann_file'
+        )
+    _require(path, 'images', content['images'], IMAGE_KEYS)
+    _require(path, 'annotations', _objects(content), OBJECT_KEYS)
+    return content
+
+
+def check_truth(metric: ConfigDict) -> dict:
+    """Refuse a file that pycocotools cannot judge predictions by.
+
+    Args:
+        metric: Config of a CocoMetric with ``ann_file``.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ValueError: an image or an object lacks something.
+    """
+    path = Path(metric.ann_file)
+    content = check_coco(path)
+    if metric.get('format_only'):
+        return content
+    objects = _objects(content)
+    _require(path, 'annotations', objects, JUDGED_KEYS)
+    if 'segm' in metric.get('metric', ()):
+        judged = (one for one in objects if not one.get('ignore'))
+        _require(path, 'annotations', judged, ('segmentation',))
+    return content
+
+
+def check_images(name: str, content: dict, dataset: BaseDataset) -> None:
+    """Refuse images that a file does not know, or that come twice.
+
+    Args:
+        name: Name of the file in the config.
+        content: Its content.
+        dataset: Dataset whose predictions it judges.
+
+    Raises:
+        ValueError: pycocotools would fail, or count an image twice.
+    """
+    known = {image['id'] for image in content['images']}
+    seen: dict[object, str] = {}
+    for info in map(dataset.get_data_info, range(len(dataset))):
+        number, path = info['img_id'], info['img_path']
+        if number not in known:
+            raise ValueError(
+                f'{name} does not know img_id {number} of the dataset, '
+                f'{path}; name the annotation file of the dataset itself, or, '
+                'of several datasets, one file with the images of all'
+            )
+        if number in seen:
+            raise ValueError(
+                f'img_id {number} comes twice in the dataset, {seen[number]} '
+                f'and {path}, and is judged once by {name}; give images ids '
+                'of their own, and repeat none'
+            )
+        seen[number] = path
+
+
+def _objects(content: dict) -> list[dict]:
+    return content.get('annotations') or []
+
+
+def _require(
+    path: Path, name: str, entries: Iterable[dict], keys: tuple[str, ...]
+) -> None:
+    """Refuse entries of a list that lack a key, or whose list is empty."""
+    for index, one in enumerate(entries):
+        for key in keys:
+            if key not in one or one[key] in ([], None):
+                fix = f', {FIXES[key]}' if key in FIXES else ''
+                state = 'has no' if key not in one else 'has an empty'
+                raise ValueError(
+                    f'{path}: {name}[{index}] (id {one.get("id")}) {state} '
+                    f'{key!r}, each needs {list(keys)}; add it{fix}'
+                )

@@ -1,0 +1,155 @@
+"""What is said of COCO's files that lack something."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mmengine.config import ConfigDict
+from mmengine.dataset import BaseDataset
+
+from mmscope.datasets.checks import check_judging, check_masks
+from mmscope.datasets.coco_checks import check_coco, check_images, check_truth
+
+COCO = dict(
+    images=[dict(id=1, file_name='1.jpg', height=64, width=96)],
+    annotations=[
+        dict(
+            id=7,
+            image_id=1,
+            category_id=3,
+            bbox=[0, 0, 9, 9],
+            area=81,
+            iscrowd=0,
+            segmentation=[[0, 0, 9, 0, 9, 9]],
+        )
+    ],
+    categories=[dict(id=3, name='circle')],
+)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[dict], ConfigDict]:
+    """Write a file and the config of a metric that reads it."""
+
+    def write(content: object) -> ConfigDict:
+        path = tmp_path / 'truth.json'
+        path.write_text(json.dumps(content))
+        return ConfigDict(
+            type='CocoMetric', ann_file=str(path), metric=['bbox', 'segm']
+        )
+
+    return write
+
+
+def without(key: str) -> dict:
+    (one,) = COCO['annotations']
+    less = {name: value for name, value in one.items() if name != key}
+    return dict(COCO, annotations=[less])
+
+
+def test_complete_files_pass(write) -> None:
+    assert check_truth(write(COCO)) == COCO
+    # nothing was annotated, or there was nothing
+    for content in (
+        dict(COCO, annotations=[]),
+        {key: COCO[key] for key in ('images', 'categories')},
+    ):
+        assert check_truth(write(content)) == content
+
+
+@pytest.mark.parametrize(
+    ('key', 'fix'),
+    [
+        ('area', re.escape("a['bbox'][2] * a['bbox'][3]")),
+        ('iscrowd', '0, or 1 for a crowd'),
+        ('segmentation', "metric='bbox'"),
+        ('bbox', 'add it'),
+    ],
+)
+def test_objects_that_lack_something_are_named(write, key, fix) -> None:
+    metric = write(without(key))
+    with pytest.raises(
+        ValueError,
+        match=rf"truth.json: annotations\[0\] \(id 7\) has no '{key}'.*{fix}",
+    ):
+        check_truth(metric)
+    metric.format_only = True
+    if key in ('iscrowd', 'segmentation'):
+        check_truth(metric)
+
+
+def test_an_empty_outline_is_none(write) -> None:
+    content = without('segmentation')
+    content['annotations'][0]['segmentation'] = []
+    metric = write(content)
+    with pytest.raises(ValueError, match="has an empty 'segmentation'"):
+        check_truth(metric)
+    metric.metric = 'bbox'
+    check_truth(metric)
+
+
+def test_other_files_are_named(write, tmp_path: Path) -> None:
+    for content in ([1, 2], dict(images=[]), dict(categories=[])):
+        path = Path(write(content).ann_file)
+        with pytest.raises(ValueError, match='truth.json is no COCO annotati'):
+            check_coco(path)
+    path.write_text('{"images": [')
+    with pytest.raises(ValueError, match='truth.json is not valid json'):
+        check_coco(path)
+    images = [dict(id=1, file_name='1.jpg')]
+    path = Path(write(dict(COCO, images=images)).ann_file)
+    with pytest.raises(ValueError, match=r"images\[0\].* has no 'height'"):
+        check_coco(path)
+
+
+class Listed(BaseDataset):
+    """Images that are told."""
+
+    def __init__(self, *infos: dict) -> None:
+        self.infos = list(infos)
+        super().__init__(serialize_data=False)
+
+    def load_data_list(self) -> list[dict]:
+        return self.infos
+
+
+def info(number: int, *instances: dict) -> dict:
+    return dict(
+        img_id=number, img_path=f'{number}.jpg', instances=list(instances)
+    )
+
+
+def test_unknown_and_repeated_images_are_named() -> None:
+    check_images('it', COCO, Listed(info(1)))
+    with pytest.raises(ValueError, match='it does not know img_id 2.*2.jpg'):
+        check_images('it', COCO, Listed(info(1), info(2)))
+    with pytest.raises(ValueError, match='img_id 1 comes twice.*repeat none'):
+        check_images('it', COCO, Listed(info(1), info(1)))
+
+
+def test_masks_are_needed_where_they_are_loaded() -> None:
+    load = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
+    cfg = ConfigDict(type='CocoDataset', ann_file='a.json', pipeline=[load])
+    whole = dict(mask=[[0, 0, 9, 0, 9, 9]])
+    check_masks(Listed(info(1, whole), info(2)), cfg)
+    broken = Listed(info(1, whole), info(2, whole, dict(bbox=[0, 0, 9, 9])))
+    with pytest.raises(
+        ValueError, match='a.json: object 1 of 2.jpg has no seg.*with_mask=Fa'
+    ):
+        check_masks(broken, cfg)
+    cfg.pipeline[0].with_mask = False
+    check_masks(broken, cfg)
+
+
+def test_a_metric_without_file_needs_the_samples_objects() -> None:
+    metric = ConfigDict(
+        type='mmdet.CocoMetric', format_only=True, outfile_prefix='out'
+    )
+    pack = dict(type='PackDetInputs', meta_keys=('img_id',))
+    cfg = ConfigDict(type='CocoDataset', pipeline=[pack])
+    with pytest.raises(ValueError, match='has no ann_file.*format_only=True'):
+        check_judging('test_evaluator', [metric], None, cfg)
+    cfg.pipeline[0].meta_keys = ('img_id', 'instances')
+    check_judging('test_evaluator', [metric], None, cfg)
