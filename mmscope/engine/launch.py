@@ -17,6 +17,7 @@ from mmscope.datasets.checks import (
     check_masks,
     why_no_samples,
 )
+from mmscope.datasets.void_checks import check_void_label
 from mmscope.utils.checkpoint import (
     MMENGINE_WRAPPERS,
     check_weights,
@@ -80,6 +81,7 @@ def build_runner(
         _settle_workers(cfg.get(f'{split}_dataloader'))
     for split in splits:
         _check_split(cfg, split)
+    check_void_label(cfg, splits)
     cfg.launcher = launcher
     if launcher != 'none' and not torch.cuda.is_available():
         _distribute_on_cpu(cfg, launcher)

@@ -34,7 +34,8 @@ def classes_in_mask(
         labels,
         ignored | ((labels >= 0) & (labels < num_classes)),
         f'mask may hold 0 to {num_classes - 1} and {ignore_index} (ignored)',
-        'or set reduce_zero_label=True if 0 means unlabelled in the files',
+        'or set reduce_zero_label=True if 0 means unlabelled in the files, '
+        f'or seg_pad_val={ignore_index} if it is padding',
     )
     # ignored pixels vote for a class K, which is cut off again
     return _multi_hot(labels.masked_fill(ignored, num_classes), num_classes)
