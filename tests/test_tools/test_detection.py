@@ -311,7 +311,7 @@ OTHER_CLASSES = (
             other_json,
             '',
             ValueError,
-            r"{} is no COCO annotation file.*lacks \['annotations', 'cat",
+            r"{} is no COCO annotation file.*lacks \['cat",
         ),
         (cut_image, '', AssertionError, 'failed to load image: {}'),
         (
