@@ -403,7 +403,7 @@ def test_sweep_replays_what_testing_measures(
 
 
 def test_pixels_judge_no_detector(run_tool, real_run, tmp_path) -> None:
-    with pytest.raises(TypeError, match='a model that decodes pixels'):
+    with pytest.raises(TypeError, match='does not decode them'):
         run_tool(
             *('eta_sweep.py', *real_run, '--policies', 'pixel'),
             *('--out-dir', tmp_path),
