@@ -205,6 +205,8 @@ PRIVATE = {
     '_coco_api': 'CocoMetric says by no other name whether it has a truth',
     '_paramsEval': 'COCOeval.accumulate reads it, which evaluate alone sets',
     '_current_level': 'torch tells forward-mode derivatives by nothing else',
+    '_C': 'dispatch keys of torch have no public names',
+    '_after_ADInplaceOrView_keyset': 'dispatch keys have no public names',
     '_DEFAULT_SUPPORTED_FLOP_OPS': 'mmengine counts other operators by none',
     '_reconstruct': "numpy's pickles name it, and are read by a list of names",
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_distributed
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmscope.datasets.checks import (
     check_annotations,
@@ -64,14 +64,14 @@ def build_runner(
         cfg: Complete config.
         launcher: One of ``LAUNCHERS``.
         splits: Those of 'train', 'val' and 'test' that will run.
-        checkpoint: Weights to test, all of them; instead of what the config
-            loads or resumes from.
+        checkpoint: Weights to test instead of what the config loads or
+            resumes from.
 
     Raises:
         FileNotFoundError: a checkpoint or a dataset folder is missing, or
             the dataset has no samples.
-        CheckpointError: the checkpoint is truncated, none, or of another
-            model.
+        CheckpointError: the checkpoint is truncated, none, or, to be tested
+            or resumed from, of another model.
         ValueError: the config lacks what a split needs, or an annotation
             file cannot be read.
     """
@@ -85,26 +85,28 @@ def build_runner(
     cfg.launcher = launcher
     if launcher != 'none' and not torch.cuda.is_available():
         _distribute_on_cpu(cfg, launcher)
-    state = _read_checkpoint(cfg.get('load_from'))
+    source = _file_to_load(cfg)
+    # read before mmengine does it, which would run code of the file
+    state = source and read_state_dict(source, MMENGINE_WRAPPERS)
     runner = Runner.from_cfg(cfg)
     for split in splits:
         _build_loop(runner, split)
+    if source and (checkpoint is not None or cfg.get('resume')):
+        check_weights(state, unwrap(runner.model), source, cfg.filename)
     if checkpoint is not None:
-        check_weights(state, unwrap(runner.model), checkpoint, cfg.filename)
         runner.load_or_resume()
     return runner
 
 
-def _read_checkpoint(path: str | None) -> dict | None:
-    """Read what the Runner will load, which could run code in a file.
+def _file_to_load(cfg: Config) -> str | None:
+    """The checkpoint that the Runner will load, None if there is none.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: it is truncated or no checkpoint.
+    What lies elsewhere (``https://``, ``open-mmlab://``) is mmengine's.
     """
-    if path is None or '://' in str(path):
-        return None
-    return read_state_dict(path, MMENGINE_WRAPPERS)
+    path = cfg.get('load_from')
+    if path is None and cfg.get('resume'):
+        path = find_latest_checkpoint(cfg.work_dir)
+    return None if path is None or '://' in str(path) else str(path)
 
 
 def _check_split(cfg: Config, split: str) -> None:

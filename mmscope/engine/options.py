@@ -60,25 +60,32 @@ def set_resume(cfg: Config, source: str) -> None:
     Args:
         cfg: Config to change.
         source: A checkpoint, or 'auto' for the latest in the work dir.
+
+    Raises:
+        FileNotFoundError: the latest checkpoint is gone.
     """
-    path = _latest(cfg.work_dir) if source == 'auto' else source
-    cfg.resume = path is not None  # else training starts from the beginning
-    cfg.load_from = path or cfg.get('load_from')
+    if source != 'auto':
+        cfg.resume, cfg.load_from = True, source
+        return
+    path = find_latest_checkpoint(cfg.work_dir)
+    if path is None:  # training starts from the beginning
+        cfg.resume = False
+    elif Path(path).exists():
+        cfg.resume, cfg.load_from = True, None
+    else:
+        cfg.resume, cfg.load_from = True, str(_moved(path, cfg.work_dir))
 
 
-def _latest(work_dir: str) -> str | None:
-    """The latest checkpoint, also where the work dir has been moved."""
-    path = find_latest_checkpoint(work_dir)
-    if path is None or Path(path).exists():
-        return path
+def _moved(path: str, work_dir: str) -> Path:
+    """Where the latest checkpoint is if the work dir has been moved."""
     moved = Path(work_dir) / Path(path).name
-    if moved.exists():
-        return str(moved)
-    raise FileNotFoundError(
-        f'{work_dir}/last_checkpoint names {path}, and there is no '
-        f'{moved.name} in {work_dir} either; name a checkpoint with --resume '
-        'PATH, or remove that file to start anew'
-    )
+    if not moved.exists():
+        raise FileNotFoundError(
+            f'{work_dir}/last_checkpoint names {path}, and there is no '
+            f'{moved.name} in {work_dir} either; name a checkpoint with '
+            '--resume PATH, or remove that file to start anew'
+        )
+    return moved
 
 
 def set_pictures(cfg: Config, folder: str) -> None:

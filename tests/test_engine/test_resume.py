@@ -9,6 +9,8 @@ import pytest
 import torch
 from run_hooks import Before, Recorder, interrupt
 
+from mmscope.utils.checkpoint import CheckpointError
+
 Run = tuple[Path, Recorder]
 
 
@@ -129,3 +131,19 @@ def test_checkpoints_hold_plain_data_alone(whole_run) -> None:
     assert state['meta']['iter'] == 8
     kinds = {type(value) for _, value in leaves(state)}
     assert kinds <= {torch.Tensor, int, float, bool, str, type(None)}
+
+
+OTHER_CLASSES = """
+for part in ('decode_head', 'auxiliary_head'):
+    model[part]['num_classes'] = 151
+model['backbone']['exit_head'] = dict(num_classes=151)
+"""
+
+
+def test_a_run_of_another_model_is_not_resumed(
+    train, tiny_config, tmp_path, whole_run
+) -> None:
+    source = str(whole_run[0] / 'iter_8.pth')
+    message = r'iter_8.pth is not of the model of .*is \(150,'
+    with pytest.raises(CheckpointError, match=message):
+        train(tiny_config(OTHER_CLASSES), tmp_path, resume=source)
