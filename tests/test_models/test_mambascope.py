@@ -400,7 +400,7 @@ def test_importance_is_the_average_over_score_layers(make_net) -> None:
     scores = []
     for index in (1, 3):
         net.layers[index].register_forward_hook(
-            lambda _module, _inputs, output: scores.append(output[1])
+            lambda _module, _inputs, output: scores.append(output[-1])
         )
     result = net.scope(torch.rand(1, 3, 64, 96), eta=0)
     expected = 0.25 * (0.75 * scores[0]) + 0.75 * scores[1]
