@@ -15,7 +15,6 @@ from rich.console import Console
 
 from mmscope.evaluation.task_metric import TaskMetric, find_task_metric
 from mmscope.exits import ExitAnswers, measure_fps
-from mmscope.exits.collect import slides
 from mmscope.exits.plots import plot_stages, plot_sweep
 from mmscope.exits.replay import TOLERANCE
 from mmscope.exits.report import (
@@ -116,12 +115,7 @@ def main() -> None:
     console.print(quality_text(report.quality, args.tolerance))
     plot_sweep(report.sweep, report.curves, out_dir / 'sweep.png', metric.main)
     plot_stages(report.stages, report.sweep, out_dir / 'stages.png')
-    if args.num_pictures and slides(runner.model):
-        console.print(
-            "no pictures.png: with test_cfg.mode='slide' each window has "
-            'cells and a decision of its own'
-        )
-    elif args.num_pictures:
+    if args.num_pictures:
         draw(args, runner, metric, answers, out_dir)
     console.print(f'written to {out_dir}')
 
