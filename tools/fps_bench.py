@@ -137,6 +137,12 @@ def parse_args() -> argparse.Namespace:
     )
     add('--repeats', type=int, help='turns of each')
     add('--threads', type=int, help="of torch on the CPU; default torch's")
+    add(
+        '--cpu-time',
+        action='store_true',
+        help='with --threads 1: time that the CPU spent, on a machine shared '
+        'with others',
+    )
     add('--no-memory', action='store_true', help='do not measure memory')
     add('--out', type=Path, help='json file to write')
     add('--plot', type=Path, help='picture to write')
@@ -202,6 +208,7 @@ def make_plan(args: argparse.Namespace) -> FpsPlan:
         device=args.device,
         batches=args.num_batches,
         repeats=args.repeats,
+        cpu_time=args.cpu_time,
     )
     plan.check()
     return plan

@@ -117,6 +117,7 @@ class FpsPlan:
         device: Where to run.
         batches: Batches of different images that are timed together.
         repeats: Turns of each.
+        cpu_time: Whether the CPU's time is taken, not the clock's.
     """
 
     etas: tuple[float, ...] = (0.7,)
@@ -130,6 +131,7 @@ class FpsPlan:
     device: str = 'cpu'
     batches: int = 1
     repeats: int = 3
+    cpu_time: bool = False
 
     def check(self) -> None:
         """Refuse what cannot be measured.

@@ -135,6 +135,7 @@ class _Group:
         timings = time_in_turns(
             *(self.jobs, self.plan.repeats, self.plan.device, step),
             fatal=self.fatal,
+            cpu_time=self.plan.cpu_time,
         )
         for case, timing in timings.items():
             self.records[case] = self._filled(case, timing, step)

@@ -75,6 +75,13 @@ def wall_seconds(job: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def thread_seconds(job: Callable[[], object]) -> float:
+    """Time one call by what this thread got of the CPU."""
+    start = time.thread_time()
+    job()
+    return time.thread_time() - start
+
+
 def cuda_seconds(device: str, job: Callable[[], object]) -> float:
     """Time one call by events in the current stream of a GPU."""
     with torch.cuda.device(device):
@@ -87,8 +94,25 @@ def cuda_seconds(device: str, job: Callable[[], object]) -> float:
         return start.elapsed_time(end) / 1e3
 
 
-def stopwatch(device: str) -> Stopwatch:
-    """What times a call on a device."""
+def stopwatch(device: str, cpu_time: bool = False) -> Stopwatch:
+    """What times a call on a device.
+
+    Args:
+        device: Where it runs.
+        cpu_time: Whether time counts in which this thread had the CPU, which
+            is right for torch on one thread and hardly disturbed by others.
+
+    Raises:
+        ValueError: ``cpu_time`` on a GPU, or with several threads.
+    """
+    if cpu_time:
+        threads = torch.get_num_threads()
+        if torch.device(device).type != 'cpu' or threads > 1:
+            raise ValueError(
+                'time of the CPU is that of one thread on a CPU, got '
+                f'{threads} threads on {device!r}; use --threads 1'
+            )
+        return thread_seconds
     if torch.device(device).type == 'cuda':
         return partial(cuda_seconds, device)
     return wall_seconds
@@ -100,6 +124,7 @@ def time_in_turns(
     device: str = 'cpu',
     step: Callable[[], None] = lambda: None,
     fatal: tuple[type[Exception], ...] = (),
+    cpu_time: bool = False,
 ) -> dict[T, Timing | str]:
     """Time jobs in turns, so that a busy machine slows all of them alike.
 
@@ -113,13 +138,14 @@ def time_in_turns(
         device: Where they run; the clock is that of :func:`stopwatch`.
         step: Called after each turn.
         fatal: Errors that end the measurement instead of failing their job.
+        cpu_time: See :func:`stopwatch`.
 
     Returns:
         By name; the error's text where a job failed in its warm-up.
     """
     if repeats < 1:
         raise ValueError(f'repeats must be at least 1, got {repeats}')
-    seconds = stopwatch(device)
+    seconds = stopwatch(device, cpu_time)
     turn_seconds = TURN_SECONDS[torch.device(device).type]
     calls, times, failed = {}, {}, {}
     for name, job in jobs.items():

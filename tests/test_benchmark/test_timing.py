@@ -1,5 +1,6 @@
 """Turns, warm-up, errors, and which device the clock looks at."""
 
+import time
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -66,6 +67,21 @@ def test_a_first_call_that_compiles_is_no_slow_job(monkeypatch) -> None:
     monkeypatch.setattr(timing, 'wall_seconds', seconds)
     result = time_in_turns(dict(job=compiles_first), 1)['job']
     assert result.calls == timing.MAX_CALLS
+
+
+def test_time_of_the_cpu_leaves_out_waiting() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seconds = stopwatch('cpu', cpu_time=True)
+        assert seconds(lambda: time.sleep(0.05)) < 0.04
+        with pytest.raises(ValueError, match=r"1 threads on 'cuda'"):
+            stopwatch('cuda', cpu_time=True)
+        torch.set_num_threads(2)
+        with pytest.raises(ValueError, match='2 threads.*--threads 1'):
+            stopwatch('cpu', cpu_time=True)
+    finally:
+        torch.set_num_threads(threads)
 
 
 class CompilationError(Exception):
