@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -156,6 +157,9 @@ class ScopeInferencer:
         Returns:
             'inputs', (3, H, W), and 'data_samples'; and 'image', (H, W, 3)
             in RGB, to draw on.
+
+        Raises:
+            ValueError: it is too narrow for the pipeline, or no image.
         """
         if isinstance(image, np.ndarray):
             pixels = bgr_image(image)
@@ -170,7 +174,15 @@ class ScopeInferencer:
             loaded = self._load(dict(img_path=str(path)))
         original = bgr_image(loaded['img'])[..., ::-1].copy()
         loaded.setdefault('img_id', 0)
-        return dict(self._prepare(loaded), image=original)
+        try:
+            return dict(self._prepare(loaded), image=original)
+        except cv2.error as err:
+            height, width = original.shape[:2]
+            raise ValueError(
+                f'{loaded["img_path"] or "an array"} is {height} x {width} '
+                '(H x W), and a side of it vanishes where the test pipeline '
+                f'resizes it; crop or pad it: {err}'
+            ) from err
 
     def _answer(self, items: Iterable[dict]) -> Iterator[Answer]:
         """Predict in batches of images of equal size, yield in order."""

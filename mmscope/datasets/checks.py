@@ -193,6 +193,30 @@ def check_annotations(dataset: ConfigDict) -> None:
             check_coco(Path(root) / ann_file)
 
 
+def check_names(dataset: BaseDataset, folder: str) -> None:
+    """Refuse images whose answers would be written over each other.
+
+    mmseg and mmdet name what they write after an image's file alone.
+
+    Args:
+        dataset: Dataset that is tested on.
+        folder: Folder that is written to, for the error.
+
+    Raises:
+        ValueError: two images in different folders have the same name.
+    """
+    paths: dict[str, str] = {}
+    for info in map(dataset.get_data_info, range(len(dataset))):
+        path = str(info['img_path'])
+        other = paths.setdefault(Path(path).stem, path)
+        if other != path:
+            raise ValueError(
+                f'{other} and {path} have the same name, so that what is '
+                f'written to {folder} of one would replace that of the other; '
+                'rename them, or test one folder after the other'
+            )
+
+
 def check_masks(dataset: object, cfg: ConfigDict) -> None:
     """Refuse objects without masks where a pipeline loads masks.
 

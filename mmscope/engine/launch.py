@@ -15,6 +15,7 @@ from mmscope.datasets.checks import (
     check_evaluator,
     check_judging,
     check_masks,
+    check_names,
     why_no_samples,
 )
 from mmscope.datasets.void_checks import check_void_label
@@ -23,6 +24,7 @@ from mmscope.utils.checkpoint import (
     check_weights,
     read_state_dict,
 )
+from mmscope.utils.config import metric_configs, type_name
 from mmscope.utils.structures import unwrap
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
@@ -150,6 +152,19 @@ def _build_loop(runner: Runner, split: str) -> None:
     dataset = loop.dataloader.dataset
     check_masks(dataset, cfg.dataset)
     check_judging(*judging, dataset, cfg.dataset)
+    if split == 'test':
+        for folder in _answer_folders(runner.cfg):
+            check_names(dataset, folder)
+
+
+def _answer_folders(cfg: Config) -> list[str]:
+    """Folders that get a file of each tested image, named after it."""
+    metrics = metric_configs(cfg.get('test_evaluator'))
+    folders = [metric.get('output_dir') for metric in metrics]
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if type_name(hook) == 'DetVisualizationHook':
+        folders.append(hook.get('test_out_dir'))
+    return [folder for folder in folders if folder]
 
 
 def _settle_workers(dataloader: ConfigDict | None) -> None:

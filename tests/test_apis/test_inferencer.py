@@ -95,6 +95,12 @@ def test_the_smallest_images_have_an_answer(infer, size) -> None:
     assert sample.pred_sem_seg.data.shape == (1, *size)
 
 
+def test_an_image_that_vanishes_is_named(infer) -> None:
+    """The pipeline's longer side is 192, a tenth of this one's."""
+    with pytest.raises(ValueError, match='1 x 1920.*side of it vanishes'):
+        infer()(np.zeros((1, 1920, 3), dtype=np.uint8))
+
+
 def test_a_stream_reads_no_more_than_it_needs(infer, images) -> None:
     """Two batches at most wait for others of their size."""
     read = []

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import ConfigDict
+from mmengine.dataset import BaseDataset
 
-from mmscope.datasets.checks import check_dataset
+from mmscope.datasets.checks import check_dataset, check_names
 
 PREFIX = dict(img_path='images/training', seg_map_path='annotations/training')
 
@@ -98,3 +99,22 @@ def test_what_cannot_be_done_over_http_is_said() -> None:
     dataset = dict(dataset, data_root='https://host', ann_file='a.json')
     with pytest.raises(ValueError, match="joins no paths.*data_root=''"):
         check_dataset(ConfigDict(dataset=dataset))
+
+
+class Listed(BaseDataset):
+    """Images that are told."""
+
+    def __init__(self, *paths: str) -> None:
+        self.paths = paths
+        super().__init__(serialize_data=False)
+
+    def load_data_list(self) -> list[dict]:
+        return [dict(img_path=path) for path in self.paths]
+
+
+def test_answers_of_equal_names_are_refused() -> None:
+    check_names(Listed('a/1.jpg', 'a/2.jpg', 'a/1.jpg'), 'out')
+    with pytest.raises(
+        ValueError, match='a/1.jpg and b/1.png have the same .* written to out'
+    ):
+        check_names(Listed('a/1.jpg', 'b/1.png'), 'out')

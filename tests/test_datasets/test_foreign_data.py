@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 # eight classes; labels are those of the files
@@ -168,3 +169,23 @@ def test_images_and_masks_come_over_http(
         eight_classes(more=HTTP.replace('URL', url)), tmp_path / 'work'
     )
     assert np.isfinite(runner.message_hub.log_scalars['val/mIoU'].current())
+
+
+def test_masks_of_equal_names_are_not_lost(
+    run_tool, eight_classes, tmp_path
+) -> None:
+    config = eight_classes()
+    images = tmp_path / 'eight' / 'images' / 'validation'
+    masks = tmp_path / 'eight' / 'annotations' / 'validation'
+    for folder, suffix in ((images, '.jpg'), (masks, '.png')):
+        (folder / 'more').mkdir()
+        source = min(folder.glob(f'*{suffix}'))
+        shutil.copy(source, folder / 'more' / source.name)
+    checkpoint = tmp_path / 'any.pth'
+    torch.save(dict(state_dict=dict(weight=torch.zeros(1))), checkpoint)
+    with pytest.raises(ValueError, match='same name.*written to .*out'):
+        run_tool(
+            *('test.py', config, checkpoint),
+            *('--work-dir', tmp_path, '--out', tmp_path / 'out'),
+            *('--cfg-options', 'test_dataloader.dataset.indices=None'),
+        )
