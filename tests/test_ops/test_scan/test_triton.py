@@ -526,11 +526,7 @@ def test_static_configuration(monkeypatch):
     assert chunks(1, 257, 384) == 5
     assert chunks(16, 1025, 384) == 4
     assert chunks(1, 10**6, 32) <= 64
-    # fewer programs of the backward pass fit, so it wants fewer
-    assert chunks(16, 1025, 384, backward=True) == 2
-    assert config(64, 1025, 384).block_d == 32
-    assert config(512, 1025, 384).block_d == 64
-    assert config(512, 1025, 384, backward=True).block_d == 32
+    assert chunks(16, 1025, 384, backward=True) == 4
     assert config(1, 9, 5, states=64).num_warps == 4
     for length in (1, 64, 777, 1025):
         assert triton_scan_config.cut(length, 3) % 32 == 0
@@ -673,8 +669,8 @@ def test_every_configuration_is_right(monkeypatch, backward):
     inputs = inputs_of(1, 3 * EVERY - 1, 64)
     expected = with_grads(bidirectional_scan, inputs, backend='triton')
     static = triton_scan_config.static_config
-    wide = [c for c in configs if c.block_d > 32 or c.unroll > 1]
-    for config in wide[:: max(1, len(wide) // 6)]:
+    several = [c for c in configs if c.unroll > 1]
+    for config in several[:: max(1, len(several) // 6)]:
         monkeypatch.setattr(
             triton_scan_config,
             'static_config',

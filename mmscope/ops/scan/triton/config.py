@@ -17,10 +17,9 @@ logger = logging.getLogger('mmscope')
 EVERY = 32  # steps between two saved states; a chunk is a multiple
 MIN_STEPS = 64  # a shorter chunk is not worth what its carry costs
 MAX_CHUNKS = 64  # every chunk adds up all that come before it
-# three warps of a multiprocessor's four schedulers each, or two in the
-# backward pass, are what registers are left for
+# three warps of a multiprocessor's four schedulers each are what registers
+# are left for
 LANES_PER_CORE = 3 * 4 * 32
-LANES_PER_CORE_BACKWARD = 2 * 4 * 32
 CORES = 132  # where there is no GPU to ask: an H100's
 MAX_STATES = 256
 ENV_TUNE = 'MMSCOPE_TRITON_AUTOTUNE'
@@ -29,6 +28,16 @@ ENV_TUNE = 'MMSCOPE_TRITON_AUTOTUNE'
 INFERENCE = {1: 128, 2: 168, 4: 255}
 TRAINING = {1: 168, 2: 255}
 BACKWARD = {1: 168, 2: 255}
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up: Triton's takes ten times as long."""
+    return -(-a // b)
+
+
+def next_power_of_2(n: int) -> int:
+    """The smallest power of two that is not below n."""
+    return 1 << (n - 1).bit_length()
 
 
 class Config(NamedTuple):
@@ -51,19 +60,18 @@ class Config(NamedTuple):
 
 
 @lru_cache
-def wanted_lanes(device: torch.device, backward: bool) -> int:
+def wanted_lanes(device: torch.device) -> int:
     """Channels in flight that fill a GPU."""
-    lanes = LANES_PER_CORE_BACKWARD if backward else LANES_PER_CORE
     if device.type != 'cuda':
-        return CORES * lanes
+        return CORES * LANES_PER_CORE
     properties = torch.cuda.get_device_properties(device)
-    return properties.multi_processor_count * lanes
+    return properties.multi_processor_count * LANES_PER_CORE
 
 
 def cut(length: int, chunks: int) -> int:
     """Steps of a chunk when cutting a sequence in about ``chunks``."""
-    steps = triton.cdiv(length, max(1, min(chunks, MAX_CHUNKS)))
-    return triton.cdiv(max(steps, MIN_STEPS), EVERY) * EVERY
+    steps = cdiv(length, max(1, min(chunks, MAX_CHUNKS)))
+    return cdiv(max(steps, MIN_STEPS), EVERY) * EVERY
 
 
 def static_config(
@@ -78,16 +86,13 @@ def static_config(
         save: Whether the forward pass keeps states for the other.
     """
     groups, batch, _, dim = u.shape
-    lanes, wanted = groups * batch * dim, wanted_lanes(u.device, backward)
-    # two channels a lane share the reads of B and C; not worth idle lanes,
-    # and the backward pass has no registers left for it
-    wide = not backward and dim % 64 == 0 and lanes >= 4 * wanted
+    lanes, wanted = groups * batch * dim, wanted_lanes(u.device)
     # a chunked scan computes every decay twice: only for twice the lanes
     chunks = wanted // lanes if 2 * lanes <= wanted else 1
-    num_warps = min(8, max(1, triton.next_power_of_2(states) // 16))
-    unroll = 1 if wide or save or backward else 2
-    registers = 255 if wide else _registers(backward, save)[unroll]
-    return Config(64 if wide else 32, chunks, unroll, num_warps, registers)
+    num_warps = min(8, max(1, next_power_of_2(states) // 16))
+    unroll = 1 if save or backward else 2
+    registers = _registers(backward, save)[unroll]
+    return Config(32, chunks, unroll, num_warps, registers)
 
 
 def _registers(backward: bool, save: bool) -> dict[int, int]:
@@ -99,14 +104,11 @@ def candidates(
 ) -> list[Config]:
     """What autotuning tries; the static choice is the first."""
     static = static_config(u, states, backward, save)
-    length, dim = u.shape[2:]
+    length = u.shape[2]
     cuts = {cut(length, n): n for n in (64, 32, 16, 8, 4, 2, 1)}
-    shapes = [(32, *item) for item in _registers(backward, save).items()]
-    if not backward and dim % 64 == 0:
-        shapes.append((64, 1, 255))
     tried = [
-        Config(block_d, chunks, unroll, static.num_warps, registers)
-        for block_d, unroll, registers in shapes
+        Config(32, chunks, unroll, static.num_warps, registers)
+        for unroll, registers in _registers(backward, save).items()
         for chunks in sorted(cuts.values())
     ]
     return [static, *(config for config in tried if config != static)]
@@ -132,7 +134,7 @@ def choose(
     if os.environ.get(ENV_TUNE) != '1' or not u.is_cuda:
         return static
     groups, batch, length, dim = u.shape
-    sizes = groups, *map(triton.next_power_of_2, (batch, length)), dim, states
+    sizes = groups, *map(next_power_of_2, (batch, length)), dim, states
     key = backward, save, torch.cuda.get_device_name(u.device), u.dtype, *sizes
     if key not in _TUNED:
         if torch.cuda.is_current_stream_capturing():

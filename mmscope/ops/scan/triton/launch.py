@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-import triton
 from torch import Tensor
 
 from ...triton_check import interpreted
 from ..inputs import Inputs, Options
 from .backward import grad_kernel
-from .config import Config, cut
+from .config import Config, cdiv, cut, next_power_of_2
 from .ends import ends_kernel
 from .kernels import merge_kernel, scan_kernel
 
@@ -50,7 +49,9 @@ def tokens(x: Tensor | None, groups: int) -> tuple | None:
     """
     if x is None:
         return None
-    return x, *odd(*x.expand(groups, *x.shape[-3:]).stride()[:3])
+    same = x.dim() == 3 or x.shape[0] < groups  # one to every direction
+    batch, token = x.stride()[-3:-1]
+    return x, *odd(0 if same else x.stride(0), batch, token)
 
 
 def as_pairs(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, str | None]:
@@ -95,9 +96,9 @@ class Call(NamedTuple):
     def make(cls, inputs: Inputs, options: Options, config: Config) -> Call:
         groups, batch, length, dim = inputs.u.shape
         states, steps = inputs.A.shape[-1], cut(length, config.chunks)
-        chunks = triton.cdiv(length, steps)
-        blocks = triton.cdiv(dim, config.block_d)
-        block_s = triton.next_power_of_2(states)
+        chunks = cdiv(length, steps)
+        blocks = cdiv(dim, config.block_d)
+        block_s = next_power_of_2(states)
         B, C, pairs = as_pairs(inputs.B, inputs.C)
         settings = dict(
             STATES=states,
@@ -227,8 +228,8 @@ def run_forward(
     out = y[0] if options.merge else y
     if merged:
         out = u.new_empty(u.shape[1:])
-        block = min(1024, triton.next_power_of_2(dim))
-        merge_kernel[batch * length, triton.cdiv(dim, block)](
+        block = min(1024, next_power_of_2(dim))
+        merge_kernel[batch * length, cdiv(dim, block)](
             call.tokens(y), call.tokens(inputs.z), out, odd(length, dim),
             GROUPS=groups, BLOCK_D=block, num_warps=max(1, block // 256),
         )  # fmt: skip
