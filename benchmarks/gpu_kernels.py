@@ -27,6 +27,7 @@ from mmscope.ops.conv.triton import Span
 from mmscope.ops.conv.triton import run_forward as run_conv
 from mmscope.ops.scan.inputs import Inputs, Options
 from mmscope.ops.scan.triton.config import (
+    BACKWARD,
     EVERY,
     INFERENCE,
     TRAINING,
@@ -88,7 +89,7 @@ def scan_call(job: Job) -> Callable[[], object]:
     """The launches of one job."""
     inputs = scan_inputs(job.batch, job.length, job.form)
     options = Options(
-        True, (False, True), job.form == 'merged', job.form == 'importance'
+        True, (False, True), job.form != 'apart', job.form == 'importance'
     )
     save = job.name != 'scan'
     if job.name != 'scan backward':
@@ -143,13 +144,14 @@ def jobs() -> Iterator[Job]:
                 yield Job(
                     'scan', *size, Config(32, chunks, steps, 1, registers)
                 )
+            yield Job('scan', *size, Config(64, chunks, 1, 1, 255))
             for steps, registers in TRAINING.items():
                 config = Config(32, chunks, steps, 1, registers)
                 yield Job('scan and states', *size, config)
-            for steps, registers in ((1, 168), (1, 255), (2, 255)):
+            for steps, registers in BACKWARD.items():
                 config = Config(32, chunks, steps, 1, registers)
                 yield Job('scan backward', *size, config)
-    for form in ('padded rows', 'float32 B, C', 'merged', 'importance'):
+    for form in ('padded rows', 'float32 B, C', 'apart', 'importance'):
         for steps, registers in INFERENCE.items():
             config = Config(32, 1, steps, 1, registers)
             yield Job('scan', 64, 1025, config, form)

@@ -210,13 +210,6 @@ PRIVATE = {
     '_DEFAULT_SUPPORTED_FLOP_OPS': 'mmengine counts other operators by none',
     '_reconstruct': "numpy's pickles name it, and are read by a list of names",
 }
-PRIVATE |= dict.fromkeys(
-    (
-        *('_forward_hooks', '_forward_pre_hooks'),
-        *('_backward_hooks', '_backward_pre_hooks'),
-    ),
-    'torch says by nothing else whether a module has hooks',
-)
 NAMEDTUPLE = {'_replace', '_asdict', '_make', '_fields'}
 
 

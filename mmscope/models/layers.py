@@ -17,7 +17,6 @@ from mmscope.ops import (
     bidirectional_scan,
     rms_norm,
 )
-from mmscope.ops.backends import layer_kernels
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -181,8 +180,7 @@ class BiMambaMixer(nn.Module):
         delta, B, C = self._project(u)
         importance = None
         fused = score is not None and score.fused
-        gated = score is None or fused
-        apart = gated and self._projects_both(u)
+        merge = score is None or fused
         y = bidirectional_scan(
             u,
             delta,
@@ -190,52 +188,18 @@ class BiMambaMixer(nn.Module):
             B,
             C,
             self.D,
-            z=gate if gated else None,
+            z=gate if merge else None,
             delta_bias=self.dt_bias,
             importance=fused,
-            merge=gated and not apart,
+            merge=merge,
             backend=backend,
         )
         if fused:
             y, importance = y
-        if apart:
-            return self._project_both(y), importance
-        if score is not None and not fused:
+        elif score is not None:
             importance = importance_score(y.detach(), *score)
             y = y.mean(dim=0) * F.silu(gate)
         return self.out_proj(y), importance
-
-    def _projects_both(self, u: Tensor) -> bool:
-        """Whether ``out_proj`` may take the directions' mean.
-
-        On a GPU that saves a pass over the scans' outputs. Only if calling
-        the layer is its product and nothing else: no adapter, no hook.
-        """
-        layer = self.out_proj
-        plain = type(layer) is nn.Linear and not (
-            layer._forward_hooks
-            or layer._forward_pre_hooks
-            or layer._backward_hooks
-            or layer._backward_pre_hooks
-        )
-        return plain and layer_kernels('scan', u, self.backend) == 'triton'
-
-    def _project_both(self, y: Tensor) -> Tensor:
-        """Project the mean of both directions.
-
-        Each is rounded to the dtype of ``y`` before they are added, in the
-        product's float32, where else their mean is rounded once.
-
-        Args:
-            y: (2, B, L, D), the directions of a token beside each other.
-
-        Returns:
-            (B, L, C).
-        """
-        half = self.out_proj.weight / 2
-        return F.linear(
-            y.permute(1, 2, 0, 3).flatten(2), torch.cat((half, half), dim=1)
-        )
 
     def _project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the input-dependent parameters of the scan.

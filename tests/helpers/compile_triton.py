@@ -174,7 +174,7 @@ def scan(
     rank: int = 12,
     given: bool = True,
     importance: bool = False,
-    merge: bool = False,
+    merge: bool = True,
     train: bool = False,
 ) -> None:
     """Vim-Ti's scan, or one like it.
@@ -220,7 +220,7 @@ CASES = {
     for name, more in (
         ('inference', dict()),
         ('importance', dict(importance=True)),
-        ('ungated', dict(merge=True)),
+        ('gated', dict(merge=False)),
         ('training', dict(train=True)),
     )
 }
@@ -232,6 +232,7 @@ CASES |= {
     'chunked': dict(
         config=Config(32, 17, 2, 1, 255), sizes=(1, 1025, 384, 16), train=True
     ),
+    'wide': dict(config=Config(64, 1, 1, 1, 255), train=True),
     'bare': dict(given=False, train=True),
     'odd': dict(sizes=(2, 1025, 50, 5), rank=3, train=True),
     'one': dict(sizes=(1, 1, 1, 1), train=True),

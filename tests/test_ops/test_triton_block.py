@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from triton_cases import DEVICE, MARKS, on_device
 
@@ -56,34 +55,6 @@ def test_block_without_gradients():
     with torch.no_grad():
         for _ in range(2):
             torch.testing.assert_close(block(x)[1], expected)
-
-
-@pytest.mark.parametrize('training', [False, True])
-def test_the_mean_of_both_directions_is_projected_at_once(training):
-    x, mixer = on_device(2, 9, 32), make_block('triton').mixer
-    calls = []
-    with torch.set_grad_enabled(training):
-        at_once, _ = mixer(x)
-        hook = mixer.out_proj.register_forward_hook(
-            lambda layer, given, out: calls.append(given[0].shape)
-        )
-        apart, _ = mixer(x)
-        assert calls == [(2, 9, 64)]  # a hook sees what it is to see
-        hook.remove()
-    torch.testing.assert_close(at_once, apart, rtol=1e-4, atol=1e-6)
-
-
-def test_an_adapter_in_place_of_the_projection_takes_part():
-    class Twice(torch.nn.Linear):
-        def forward(self, x):
-            return 2 * super().forward(x)
-
-    x, mixer = on_device(2, 9, 32), make_block('triton').mixer
-    expected, _ = mixer(x)
-    adapter = Twice(64, 32, bias=False).to(DEVICE)
-    adapter.weight = mixer.out_proj.weight
-    mixer.out_proj = adapter
-    torch.testing.assert_close(mixer(x)[0], 2 * expected)
 
 
 def test_autocast_stays_near_full_precision():

@@ -17,27 +17,17 @@ logger = logging.getLogger('mmscope')
 EVERY = 32  # steps between two saved states; a chunk is a multiple
 MIN_STEPS = 64  # a shorter chunk is not worth what its carry costs
 MAX_CHUNKS = 64  # every chunk adds up all that come before it
-# three warps of a multiprocessor's four schedulers each are what registers
-# are left for
+# three warps on each of a multiprocessor's four schedulers are what there are
+# registers for, in either pass
 LANES_PER_CORE = 3 * 4 * 32
 CORES = 132  # where there is no GPU to ask: an H100's
 MAX_STATES = 256
 ENV_TUNE = 'MMSCOPE_TRITON_AUTOTUNE'
 # steps at a time, and the registers of a lane that they are worth: of a
 # forward pass, of one that keeps states, and of the backward pass
-INFERENCE = {1: 128, 2: 168, 4: 255}
+INFERENCE = {2: 168, 4: 255}
 TRAINING = {1: 168, 2: 255}
 BACKWARD = {1: 168, 2: 255}
-
-
-def cdiv(a: int, b: int) -> int:
-    """a / b, rounded up: Triton's takes ten times as long."""
-    return -(-a // b)
-
-
-def next_power_of_2(n: int) -> int:
-    """The smallest power of two that is not below n."""
-    return 1 << (n - 1).bit_length()
 
 
 class Config(NamedTuple):
@@ -70,8 +60,8 @@ def wanted_lanes(device: torch.device) -> int:
 
 def cut(length: int, chunks: int) -> int:
     """Steps of a chunk when cutting a sequence in about ``chunks``."""
-    steps = cdiv(length, max(1, min(chunks, MAX_CHUNKS)))
-    return cdiv(max(steps, MIN_STEPS), EVERY) * EVERY
+    steps = -(-length // max(1, min(chunks, MAX_CHUNKS)))
+    return -(-max(steps, MIN_STEPS) // EVERY) * EVERY
 
 
 def static_config(
@@ -89,9 +79,9 @@ def static_config(
     lanes, wanted = groups * batch * dim, wanted_lanes(u.device)
     # a chunked scan computes every decay twice: only for twice the lanes
     chunks = wanted // lanes if 2 * lanes <= wanted else 1
-    num_warps = min(8, max(1, next_power_of_2(states) // 16))
-    unroll = 1 if save or backward else 2
-    registers = _registers(backward, save)[unroll]
+    num_warps = min(8, max(1, 1 << (states - 1).bit_length() >> 4))
+    # the fewest steps at a time are the registers of three warps
+    unroll, registers = next(iter(_registers(backward, save).items()))
     return Config(32, chunks, unroll, num_warps, registers)
 
 
@@ -104,11 +94,14 @@ def candidates(
 ) -> list[Config]:
     """What autotuning tries; the static choice is the first."""
     static = static_config(u, states, backward, save)
-    length = u.shape[2]
+    length, dim = u.shape[2:]
     cuts = {cut(length, n): n for n in (64, 32, 16, 8, 4, 2, 1)}
+    shapes = [(32, *item) for item in _registers(backward, save).items()]
+    if not backward and dim % 64 == 0:
+        shapes.append((64, 1, 255))
     tried = [
-        Config(32, chunks, unroll, static.num_warps, registers)
-        for unroll, registers in _registers(backward, save).items()
+        Config(block_d, chunks, unroll, static.num_warps, registers)
+        for block_d, unroll, registers in shapes
         for chunks in sorted(cuts.values())
     ]
     return [static, *(config for config in tried if config != static)]
@@ -134,7 +127,7 @@ def choose(
     if os.environ.get(ENV_TUNE) != '1' or not u.is_cuda:
         return static
     groups, batch, length, dim = u.shape
-    sizes = groups, *map(next_power_of_2, (batch, length)), dim, states
+    sizes = groups, *map(triton.next_power_of_2, (batch, length)), dim, states
     key = backward, save, torch.cuda.get_device_name(u.device), u.dtype, *sizes
     if key not in _TUNED:
         if torch.cuda.is_current_stream_capturing():

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+import triton
 from torch import Tensor
 
 from ...triton_check import interpreted
 from ..inputs import Inputs, Options
 from .backward import grad_kernel
-from .config import Config, cdiv, cut, next_power_of_2
+from .config import Config, cut
 from .ends import ends_kernel
 from .kernels import merge_kernel, scan_kernel
 
@@ -38,10 +40,10 @@ def odd(*numbers: int) -> tuple[int, ...]:
     and was not before. Sizes and strides follow the batch, which early exits
     change from call to call.
     """
-    return tuple(2 * n + 1 for n in numbers)
+    return tuple([2 * n + 1 for n in numbers])
 
 
-def tokens(x: Tensor | None, groups: int) -> tuple | None:
+def tokens(x: Tensor | None) -> tuple | None:
     """A tensor of tokens as the kernels take it.
 
     Args:
@@ -49,9 +51,9 @@ def tokens(x: Tensor | None, groups: int) -> tuple | None:
     """
     if x is None:
         return None
-    same = x.dim() == 3 or x.shape[0] < groups  # one to every direction
-    batch, token = x.stride()[-3:-1]
-    return x, *odd(0 if same else x.stride(0), batch, token)
+    *groups, batch, length, _ = x.stride()
+    group = groups[0] if groups else 0
+    return x, 2 * group + 1, 2 * batch + 1, 2 * length + 1
 
 
 def as_pairs(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, str | None]:
@@ -64,8 +66,11 @@ def as_pairs(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor, str | None]:
     kind = PAIRS.get(B.dtype)
     if kind is None or B.dtype != C.dtype or B.shape[-1] % 2:
         return B, C, None
-    steps = (x.storage_offset() for x in (B, C))
-    if any(n % 2 for n in (*steps, *B.stride()[:-1], *C.stride()[:-1])):
+    distances = [
+        *(B.storage_offset(), C.storage_offset()),
+        *(*B.stride()[:-1], *C.stride()[:-1]),
+    ]
+    if math.gcd(2, *distances) == 1:
         return B, C, None
     return B.view(torch.int32), C.view(torch.int32), kind
 
@@ -74,14 +79,42 @@ def alignment(*tensors: Tensor) -> int:
     """Bytes, up to 16, that every row of every tensor starts a multiple of."""
     numbers = [16]
     for x in tensors:
-        strides = (n * x.element_size() for n in x.stride()[:-1])
-        numbers += [x.data_ptr(), *strides]
+        numbers += [x.data_ptr(), math.gcd(*x.stride()[:-1]) * x.itemsize]
     return math.gcd(*numbers)
 
 
 def padded(dim: int) -> int:
     """Channels that states are kept for: see ``tokens.tiles_of``."""
     return (dim + 31) // 32 * 32
+
+
+@lru_cache
+def settings_of(
+    dim: int,
+    states: int,
+    softplus: bool,
+    reverse: tuple[bool, ...],
+    config: Config,
+    pairs: str | None,
+    align: int,
+    fast: bool,
+) -> dict[str, Any]:
+    """What a kernel is compiled for."""
+    block_s = triton.next_power_of_2(states)
+    return dict(
+        STATES=states,
+        SOFTPLUS=softplus,
+        REVERSE=sum(1 << g for g, on in enumerate(reverse) if on),
+        BLOCK_D=config.block_d,
+        BLOCK_S=block_s,
+        PER_LANE=max(1, config.block_d // (32 * config.num_warps)),
+        PAIRS=pairs,
+        ALIGN=align,
+        EVEN=dim % config.block_d == 0 and states == block_s,
+        FAST=fast,
+        num_warps=config.num_warps,
+        maxnreg=config.registers,
+    )
 
 
 class Call(NamedTuple):
@@ -95,31 +128,23 @@ class Call(NamedTuple):
     @classmethod
     def make(cls, inputs: Inputs, options: Options, config: Config) -> Call:
         groups, batch, length, dim = inputs.u.shape
-        states, steps = inputs.A.shape[-1], cut(length, config.chunks)
-        chunks = cdiv(length, steps)
-        blocks = cdiv(dim, config.block_d)
-        block_s = next_power_of_2(states)
+        steps = cut(length, config.chunks)
+        chunks = -(-length // steps)
+        blocks = -(-dim // config.block_d)
         B, C, pairs = as_pairs(inputs.B, inputs.C)
-        settings = dict(
-            STATES=states,
-            SOFTPLUS=options.delta_softplus,
-            REVERSE=sum(1 << g for g, on in enumerate(options.reverse) if on),
-            BLOCK_D=config.block_d,
-            BLOCK_S=block_s,
-            PER_LANE=max(1, config.block_d // (32 * config.num_warps)),
-            PAIRS=pairs,
-            ALIGN=alignment(B, C),
-            EVEN=dim % config.block_d == 0 and states == block_s,
-            FAST=not interpreted(),
-            num_warps=config.num_warps,
-            maxnreg=config.registers,
+        settings = settings_of(
+            dim,
+            inputs.A.shape[-1],
+            options.delta_softplus,
+            options.reverse,
+            config,
+            pairs,
+            alignment(B, C),
+            not interpreted(),
         )
         sizes = (batch, length, dim, blocks, chunks, steps)
         grid = blocks * chunks * batch, groups
         return cls(inputs._replace(B=B, C=C), sizes, grid, settings)
-
-    def tokens(self, x: Tensor | None) -> tuple | None:
-        return tokens(x, len(self.inputs.u))
 
     def state_per_chunk(self) -> tuple[Tensor, Tensor]:
         """Room for (G, B, chunks, S, Dim) and (G, B, chunks, Dim)."""
@@ -142,10 +167,10 @@ class Call(NamedTuple):
         inputs, (ends, sums) = self.inputs, self.state_per_chunk()
         adjoint = grad is not None
         ends_kernel[self.grid](
-            self.tokens(grad if adjoint else inputs.u),
-            self.tokens(inputs.C if adjoint else inputs.B),
-            self.tokens(inputs.delta),
-            self.tokens(inputs.z if adjoint else None),
+            tokens(grad if adjoint else inputs.u),
+            tokens(inputs.C if adjoint else inputs.B),
+            tokens(inputs.delta),
+            tokens(inputs.z if adjoint else None),
             inputs.A,
             inputs.delta_bias,
             ends,
@@ -168,19 +193,6 @@ def prepare(inputs: Inputs) -> Inputs:
         x if x is None else x.contiguous() for x in (A, D, delta_bias)
     )
     return Inputs(u, delta, A, B, C, D, z, delta_bias)
-
-
-def empty_outputs(u: Tensor, dtype: torch.dtype) -> Tensor:
-    """Room for the output of every direction, one's beside the other's.
-
-    Returns:
-        (G, B, L, Dim), its memory (B, L, G, Dim): a projection of all
-        directions reads a token's as one row.
-    """
-    groups, batch, length, dim = u.shape
-    return u.new_empty(batch, length, groups, dim, dtype=dtype).permute(
-        2, 0, 1, 3
-    )
 
 
 def empty_states(u: Tensor, states: int, every: int) -> Tensor:
@@ -207,12 +219,12 @@ def run_forward(
         starts = empty_states(u, states, every)
     merged = options.merge and groups > 1
     # directions that are yet to be averaged are not rounded in between
-    y = empty_outputs(u, torch.float32 if merged else u.dtype)
+    y = u.new_empty(u.shape, dtype=torch.float32 if merged else u.dtype)
     ends, sums = call.ends(None, 1.0, config.unroll)
     scan_kernel[call.grid](
-        *(call.tokens(t) for t in (u, inputs.delta, inputs.B, inputs.C)),
-        call.tokens(None if merged else inputs.z),
-        call.tokens(y),
+        *(tokens(t) for t in (u, inputs.delta, inputs.B, inputs.C)),
+        tokens(None if merged else inputs.z),
+        tokens(y),
         inputs.A,
         inputs.D,
         inputs.delta_bias,
@@ -228,9 +240,9 @@ def run_forward(
     out = y[0] if options.merge else y
     if merged:
         out = u.new_empty(u.shape[1:])
-        block = min(1024, next_power_of_2(dim))
-        merge_kernel[batch * length, cdiv(dim, block)](
-            call.tokens(y), call.tokens(inputs.z), out, odd(length, dim),
+        block = min(1024, triton.next_power_of_2(dim))
+        merge_kernel[batch * length, triton.cdiv(dim, block)](
+            tokens(y), tokens(inputs.z), out, odd(length, dim),
             GROUPS=groups, BLOCK_D=block, num_warps=max(1, block // 256),
         )  # fmt: skip
     # softplus is monotone, so one softplus after the max is enough
@@ -268,9 +280,9 @@ def run_backward(
     )
     ends, sums = call.ends(grad, scale, config.unroll)
     grad_kernel[call.grid](
-        *(call.tokens(t) for t in (u, inputs.delta, inputs.B, inputs.C)),
-        call.tokens(inputs.z),
-        call.tokens(grad),
+        *(tokens(t) for t in (u, inputs.delta, inputs.B, inputs.C)),
+        tokens(inputs.z),
+        tokens(grad),
         inputs.A,
         inputs.D,
         inputs.delta_bias,
