@@ -251,7 +251,7 @@ def show(console: Console, records: Sequence) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    console = Console()
+    console = Console(markup=False)
     try:
         before = environment(args.device, PACKAGES)
         with Progress(console=console) as progress:

@@ -59,7 +59,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    console = Console()
+    console = Console(markup=False)
     given = {name: getattr(args, name) for name in BUDGETS}
     budget, value = next((k, v) for k, v in given.items() if v is not None)
     runner = build_exit_runner(

@@ -110,7 +110,7 @@ def main() -> None:
         measure(args, runner, report)
         report.write(out_dir)
 
-    console = Console()
+    console = Console(markup=False)
     console.print(sweep_table(report.sweep, metric.main))
     console.print(quality_text(report.quality, args.tolerance))
     plot_sweep(report.sweep, report.curves, out_dir / 'sweep.png', metric.main)

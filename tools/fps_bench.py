@@ -300,7 +300,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
 def main() -> None:
     args = parse_args()
-    console = Console(width=None if Console().is_terminal else 200)
+    wide = None if Console().is_terminal else 200
+    console = Console(width=wide, markup=False)
     threads = args.threads or torch.get_num_threads()
     try:
         with torch_threads(threads):

@@ -133,7 +133,7 @@ def main() -> None:
     )
     if getattr(model, 'roi_head', None) is not None:
         print(f'{args.proposals} proposals, {args.masks} masks')
-    Console().print(make_table(columns))
+    Console(markup=False).print(make_table(columns))
     if args.checkpoint:
         print(f'{mean.images} test images, exit rate {mean.exit_rate:.4f}')
     if args.out:

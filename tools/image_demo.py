@@ -6,7 +6,6 @@ from pathlib import Path
 import mmcv
 import mmengine
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from mmscope.apis import ScopeInferencer
@@ -54,12 +53,12 @@ def main() -> None:
             )
         )
         table.add_row(
-            escape(name), str(sample.exited), f'{sample.exit_confidence:.3f}'
+            name, str(sample.exited), f'{sample.exit_confidence:.3f}'
         )
     mmengine.dump(records, out_dir / 'exits.json', indent=2)
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
-    console.print(f'written to {out_dir}', markup=False)
+    console.print(f'written to {out_dir}')
 
 
 if __name__ == '__main__':

@@ -73,7 +73,7 @@ def main() -> None:
         f'exit policy of {checkpoint.name}, from tools/train_router.py',
         args.cfg_options,
     )
-    Console().print(
+    Console(markup=False).print(
         f'fitted on {fit.images} images; on others, AUROC '
         f'{auroc_text(fit.auroc)}; by the exit head '
         f'{auroc_text(fit.auroc_before)}\n'

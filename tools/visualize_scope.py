@@ -58,7 +58,7 @@ def main() -> None:
     for picture in pictures:
         draw_scope([picture], eta, out_dir / f'{picture.name}.png')
     draw_scope(pictures, eta, out_dir / 'sheet.png')
-    Console().print(
+    Console(markup=False).print(
         f'{len(pictures)} pictures and sheet.png, the surest first, written '
         f'to {out_dir}'
     )

@@ -172,7 +172,7 @@ def statistics_tables(
         if rates:
             tables.append(_rate_table(name, rates))
     with io.StringIO() as text:
-        console = Console(file=text, width=78)
+        console = Console(file=text, width=78, markup=False)
         for table in tables:
             console.print(table)
         return text.getvalue()

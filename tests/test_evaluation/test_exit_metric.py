@@ -11,6 +11,7 @@ from mmscope.evaluation.exit_statistics import (
     auroc,
     average_precision,
     objects_in,
+    statistics_tables,
 )
 
 CLASSES = ('sky', 'dog', 'cat')
@@ -180,3 +181,8 @@ def test_average_precision_and_auroc_by_hand() -> None:
     # pairs: .9 beats both, .7 beats one of two
     assert auroc(score, positive) == 0.75
     assert np.isnan(auroc(score, np.ones(4, dtype=bool)))
+
+
+def test_names_of_classes_are_printed_as_they_are() -> None:
+    rates = {'bag [red]': dict(rate=0.5, count=2)}
+    assert 'bag [red]' in statistics_tables([1, 2], rates, {})

@@ -29,6 +29,44 @@ def test_pictures_of_files_and_of_the_validation_set(
     assert wide > 1.1 * narrow
 
 
+SLIDE = """
+model.update(
+    test_cfg=dict(mode='slide', crop_size=(64, 64), stride=(48, 48))
+)
+test_dataloader = dict(
+    _delete_=True,
+    batch_size=1,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='RepeatDataset', times=1, dataset=_base_.val_dataloader.dataset
+    ),
+)
+test_dataloader['dataset']['dataset'].update(val_dataloader['dataset'])
+"""
+
+
+def test_windows_and_wrapped_datasets_are_drawn(
+    run_tool, save_weights, sample_root, tmp_path
+) -> None:
+    """Each image has several windows, and the test set is wrapped."""
+    files = save_weights(more=SLIDE)
+    image = min((sample_root / 'images' / 'validation').glob('*.jpg'))
+    run_tool(
+        *('image_demo.py', image, *files, '--eta', 0.5),
+        *('--out-dir', tmp_path / 'demo'),
+    )
+    (record,) = json.loads((tmp_path / 'demo/exits.json').read_text())
+    assert isinstance(record['exited'], float)
+    for source in (image, 'val'):
+        run_tool(
+            *('visualize_scope.py', source, *files, '--eta', 0.5),
+            *('--num-images', 1, '--out-dir', tmp_path / 'scope'),
+        )
+        assert (tmp_path / 'scope' / 'sheet.png').stat().st_size > 9999
+        (tmp_path / 'scope' / 'sheet.png').unlink()
+
+
 def test_image_demo_draws_and_decides(
     run_tool, model_files, sample_root, tmp_path, capsys
 ) -> None:
