@@ -10,6 +10,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import bad_backends
 import pytest
@@ -221,6 +222,32 @@ def test_another_machine_or_version_is_checked_again(
     monkeypatch.setattr(cache, 'identity', lambda check: {**known, **change})
     bidirectional_scan(**scan_inputs())
     assert len(asked.checks) == 2
+
+
+def test_a_gpus_verdict_is_of_its_kind_and_driver(monkeypatch, tmp_path):
+    """Two GPUs of one kind share a verdict; another driver does not."""
+    (tmp_path / 'version').write_text('NVRM version: 580.65\nGCC 12')
+    monkeypatch.setattr(cache, 'DRIVER', tmp_path / 'version')
+    monkeypatch.setattr(cache, '_driver', cache._driver.__wrapped__)
+    seen = []
+
+    def properties(device):
+        seen.append(device)
+        return SimpleNamespace(name='H100', major=9, minor=0)
+
+    monkeypatch.setattr(torch.cuda, 'get_device_properties', properties)
+    first, second = (
+        Check('scan', 'triton', 'bfloat16', f'cuda:{i}') for i in range(2)
+    )
+    found = cache.identity(first)
+    assert found == cache.identity(second) and seen == ['cuda:0', 'cuda:1']
+    assert found['device'] == 'H100' and found['capability'] == '9.0'
+    assert found['driver'] == 'NVRM version: 580.65'
+    cache.remember(first, Verdict('is off by 1'))
+    assert cache.remembered(second) == Verdict('is off by 1')
+    assert cache.remembered(second._replace(dtype='float32')) is None
+    monkeypatch.setattr(cache, '_driver', lambda: 'NVRM version: 590.1')
+    assert cache.remembered(second) is None
 
 
 @pytest.mark.parametrize(
