@@ -124,7 +124,9 @@ def set_output(cfg: Config, folder: str) -> None:
         ValueError: the metrics are others.
     """
     path = Path(folder)
-    metrics = {type_name(m): m for m in metric_configs(cfg.test_evaluator)}
+    metrics = {
+        type_name(m): m for m in metric_configs(cfg.get('test_evaluator'))
+    }
     if iou := metrics.get('IoUMetric'):
         iou.output_dir = str(path / 'predictions')
     elif coco := metrics.get('CocoMetric'):

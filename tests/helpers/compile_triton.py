@@ -232,7 +232,6 @@ CASES |= {
     'chunked': dict(
         config=Config(32, 17, 2, 1, 255), sizes=(1, 1025, 384, 16), train=True
     ),
-    'wide': dict(config=Config(64, 1, 1, 1, 255), train=True),
     'bare': dict(given=False, train=True),
     'odd': dict(sizes=(2, 1025, 50, 5), rank=3, train=True),
     'one': dict(sizes=(1, 1, 1, 1), train=True),

@@ -1,14 +1,17 @@
 """Hooks, in real training runs of a tiny UperNet."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
 from run_hooks import Before, Recorder
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmscope.engine import AlphaScheduleHook
+from mmscope.engine import AlphaScheduleHook, FiniteLossHook
 from mmscope.engine.checkpoint_hooks import random_state, set_random_state
 from mmscope.utils.checkpoint import read_state_dict
 
@@ -112,3 +115,23 @@ def test_what_is_not_finite_stops_training(
         assert path in str(error.value)
         weights = read_state_dict(path).values()
         assert all(w.isfinite().all() for w in weights)
+
+
+class Reductions(TorchDispatchMode):
+    """Counts the operators that make one number of many."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.count += any(word in name for word in ('norm', 'sum', 'all'))
+        return func(*args, **(kwargs or {}))
+
+
+def test_all_weights_are_looked_at_in_a_few_steps() -> None:
+    net = nn.ModuleList(nn.Linear(2, 2) for _ in range(100))
+    with Reductions() as reductions:
+        FiniteLossHook().after_train_iter(
+            SimpleNamespace(model=net), 0, outputs=dict(loss=torch.ones(()))
+        )
+    assert 1 <= reductions.count <= 4

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..forward_mode import refuse
+from ..scan.triton.config import cdiv, next_power_of_2
 from ..scan.triton.launch import dense_rows, on_device
 from ..scan.triton.tokens import sigmoid
 from ..triton_check import interpreted
@@ -181,7 +182,7 @@ def static_span(dim: int) -> Span:
     """A good guess from the number of channels."""
     if dim % 128 == 0:
         return Span(SPAN, 128)
-    return Span(SPAN, min(64, triton.next_power_of_2(dim)))
+    return Span(SPAN, min(64, next_power_of_2(dim)))
 
 
 def run_forward(x: Tensor, weight: Tensor, bias: Tensor, span: Span) -> Tensor:
@@ -204,7 +205,7 @@ def _launch(
     batch, length, dim = x.shape
     x = dense_rows(x)
     tokens, block = span
-    grid = batch * triton.cdiv(length, tokens), triton.cdiv(dim, block)
+    grid = batch * cdiv(length, tokens), cdiv(dim, block)
     with on_device(x):
         kernel[grid](
             x,
@@ -246,11 +247,11 @@ def conv_backward_op(
     if x.numel() == 0:
         return x.new_empty(x.shape), *map(torch.zeros_like, (weight, bias))
     batch, length, dim = x.shape
-    tiles = batch * triton.cdiv(length, BLOCK_T)
+    tiles = batch * cdiv(length, BLOCK_T)
     dx = x.new_empty(x.shape)
     dweight = x.new_empty(tiles, *weight.shape, dtype=torch.float32)
     dbias = x.new_empty(tiles, *bias.shape, dtype=torch.float32)
-    span = Span(BLOCK_T, min(64, triton.next_power_of_2(dim)))
+    span = Span(BLOCK_T, min(64, next_power_of_2(dim)))
     _launch(
         conv_grad_kernel, span, dict(num_warps=4), x, weight, bias,
         grad.contiguous(), dx, dweight, dbias,

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..forward_mode import refuse
+from ..scan.triton.config import cdiv, next_power_of_2
 from ..scan.triton.launch import on_device
 
 # programs of the backward pass, each leaving one partial gradient of weight
@@ -84,7 +85,7 @@ def norm_grad_kernel(
 
 def _blocks(width: int) -> dict[str, int]:
     """Tiles of some 2048 elements, 16 a lane."""
-    block = triton.next_power_of_2(width)
+    block = next_power_of_2(width)
     tokens = max(1, 2048 // block)
     warps = min(16, max(1, tokens * block // 512))
     return dict(BLOCK_R=tokens, BLOCK_C=block, num_warps=warps)
@@ -108,7 +109,7 @@ def norm_op(
         return normed, total, scale
     width, settings = residual.shape[-1], _blocks(residual.shape[-1])
     with on_device(residual):
-        norm_kernel[(triton.cdiv(scale.numel(), settings['BLOCK_R']),)](
+        norm_kernel[(cdiv(scale.numel(), settings['BLOCK_R']),)](
             residual.contiguous(),
             None if update is None else update.contiguous(),
             weight.contiguous(),
@@ -152,7 +153,7 @@ def norm_backward_op(
         return torch.empty_like(x), torch.zeros_like(weight)
     settings, width = _blocks(x.shape[-1]), x.shape[-1]
     rows = scale.numel()
-    programs = min(PARTIALS, triton.cdiv(rows, settings['BLOCK_R']))
+    programs = min(PARTIALS, cdiv(rows, settings['BLOCK_R']))
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
     partials = x.new_empty(programs, width, dtype=torch.float32)
     with on_device(x):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 # axis names are bound by the first tensor that has them
@@ -35,6 +38,22 @@ TOKEN_MAJOR = {
 }
 
 
+class Kind(NamedTuple):
+    """What is checked of a tensor.
+
+    Attributes:
+        name: The argument's.
+        shape: Its sizes.
+        dtype: Its dtype.
+        device: Its device.
+    """
+
+    name: str
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
 def check_kinds(tensors: Mapping[str, Tensor | None]) -> None:
     """Raise unless all are real floating point tensors on one device.
 
@@ -45,21 +64,7 @@ def check_kinds(tensors: Mapping[str, Tensor | None]) -> None:
         TypeError: one holds integers, booleans or complex numbers.
         ValueError: one is on another device than the first.
     """
-    first, *_ = tensors
-    device = tensors[first].device
-    for name, tensor in tensors.items():
-        if tensor is None:
-            continue
-        if not tensor.is_floating_point():
-            raise TypeError(
-                f'{name} must be a floating point tensor, got '
-                f'{tensor.dtype}; cast it first'
-            )
-        if tensor.device != device:
-            raise ValueError(
-                f'{name} is on {tensor.device}, but {first} on {device}; '
-                'move them to one device'
-            )
+    _check_kinds(_kinds(tensors))
 
 
 def check_inputs(
@@ -76,11 +81,57 @@ def check_inputs(
         TypeError: see :func:`check_kinds`.
         ValueError: the shapes or the devices do not agree.
     """
+    kinds = _kinds(tensors)
+    axes = tuple(layout[kind.name] for kind in kinds)
+    if torch.compiler.is_compiling() or not _is_constant(kinds):
+        _check(axes, kinds)
+    else:
+        _check_once(axes, kinds)
+
+
+def _kinds(tensors: Mapping[str, Tensor | None]) -> tuple[Kind, ...]:
+    return tuple(
+        Kind(name, tensor.shape, tensor.dtype, tensor.device)
+        for name, tensor in tensors.items()
+        if tensor is not None
+    )
+
+
+def _is_constant(kinds: tuple[Kind, ...]) -> bool:
+    """Whether no size is a symbol of something that traces."""
+    try:
+        hash(kinds)
+    except TypeError:
+        return False
+    return True
+
+
+def _check(axes: tuple[str, ...], kinds: tuple[Kind, ...]) -> None:
+    """See :func:`check_inputs`; one string of axes for each kind."""
     sizes = {'2': 2}
-    for name, axes in layout.items():
-        if tensors[name] is not None:
-            _bind(name, axes, tensors[name], sizes)
-    check_kinds(tensors)
+    for one, kind in zip(axes, kinds, strict=True):
+        _bind(kind.name, one, kind.shape, sizes)
+    _check_kinds(kinds)
+
+
+# a layer is called with the same shapes over and over, and reading axes takes
+# longer than launching its kernel; what raises is not kept
+_check_once = lru_cache(maxsize=4096)(_check)
+
+
+def _check_kinds(kinds: tuple[Kind, ...]) -> None:
+    first = kinds[0]
+    for kind in kinds:
+        if not kind.dtype.is_floating_point:
+            raise TypeError(
+                f'{kind.name} must be a floating point tensor, got '
+                f'{kind.dtype}; cast it first'
+            )
+        if kind.device != first.device:
+            raise ValueError(
+                f'{kind.name} is on {kind.device}, but {first.name} on '
+                f'{first.device}; move them to one device'
+            )
 
 
 def check_channel_major(tensors: Mapping[str, Tensor | None]) -> None:
@@ -111,9 +162,11 @@ def check_channel_major(tensors: Mapping[str, Tensor | None]) -> None:
             )
 
 
-def _bind(name: str, axes: str, tensor: Tensor, sizes: dict[str, int]) -> None:
+def _bind(
+    name: str, axes: str, shape: torch.Size, sizes: dict[str, int]
+) -> None:
     """Check one shape against the sizes known so far and add its own."""
-    shape, names = tuple(tensor.shape), axes.split(', ')
+    shape, names = tuple(shape), axes.split(', ')
     if len(shape) != len(names):
         raise ValueError(
             f'{name} must be ({axes}), got {len(shape)} dimensions: {shape}'

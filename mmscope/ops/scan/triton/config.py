@@ -30,6 +30,16 @@ TRAINING = {1: 168, 2: 255}
 BACKWARD = {1: 168, 2: 255}
 
 
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up: Triton's takes ten times as long."""
+    return -(-a // b)
+
+
+def next_power_of_2(n: int) -> int:
+    """The smallest power of two that is not below n."""
+    return 1 << (n - 1).bit_length()
+
+
 class Config(NamedTuple):
     """How a pass is cut.
 
@@ -60,8 +70,8 @@ def wanted_lanes(device: torch.device) -> int:
 
 def cut(length: int, chunks: int) -> int:
     """Steps of a chunk when cutting a sequence in about ``chunks``."""
-    steps = -(-length // max(1, min(chunks, MAX_CHUNKS)))
-    return -(-max(steps, MIN_STEPS) // EVERY) * EVERY
+    steps = cdiv(length, max(1, min(chunks, MAX_CHUNKS)))
+    return cdiv(max(steps, MIN_STEPS), EVERY) * EVERY
 
 
 def static_config(
@@ -79,7 +89,7 @@ def static_config(
     lanes, wanted = groups * batch * dim, wanted_lanes(u.device)
     # a chunked scan computes every decay twice: only for twice the lanes
     chunks = wanted // lanes if 2 * lanes <= wanted else 1
-    num_warps = min(8, max(1, 1 << (states - 1).bit_length() >> 4))
+    num_warps = min(8, max(1, next_power_of_2(states) // 16))
     # the fewest steps at a time are the registers of three warps
     unroll, registers = next(iter(_registers(backward, save).items()))
     return Config(32, chunks, unroll, num_warps, registers)
@@ -94,14 +104,11 @@ def candidates(
 ) -> list[Config]:
     """What autotuning tries; the static choice is the first."""
     static = static_config(u, states, backward, save)
-    length, dim = u.shape[2:]
+    length = u.shape[2]
     cuts = {cut(length, n): n for n in (64, 32, 16, 8, 4, 2, 1)}
-    shapes = [(32, *item) for item in _registers(backward, save).items()]
-    if not backward and dim % 64 == 0:
-        shapes.append((64, 1, 255))
     tried = [
-        Config(block_d, chunks, unroll, static.num_warps, registers)
-        for block_d, unroll, registers in shapes
+        Config(32, chunks, unroll, static.num_warps, registers)
+        for unroll, registers in _registers(backward, save).items()
         for chunks in sorted(cuts.values())
     ]
     return [static, *(config for config in tried if config != static)]
@@ -127,7 +134,7 @@ def choose(
     if os.environ.get(ENV_TUNE) != '1' or not u.is_cuda:
         return static
     groups, batch, length, dim = u.shape
-    sizes = groups, *map(triton.next_power_of_2, (batch, length)), dim, states
+    sizes = groups, *map(next_power_of_2, (batch, length)), dim, states
     key = backward, save, torch.cuda.get_device_name(u.device), u.dtype, *sizes
     if key not in _TUNED:
         if torch.cuda.is_current_stream_capturing():

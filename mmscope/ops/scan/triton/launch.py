@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-import triton
 from torch import Tensor
 
 from ...triton_check import interpreted
 from ..inputs import Inputs, Options
 from .backward import grad_kernel
-from .config import Config, cut
+from .config import Config, cdiv, cut, next_power_of_2
 from .ends import ends_kernel
 from .kernels import merge_kernel, scan_kernel
 
@@ -100,7 +99,7 @@ def settings_of(
     fast: bool,
 ) -> dict[str, Any]:
     """What a kernel is compiled for."""
-    block_s = triton.next_power_of_2(states)
+    block_s = next_power_of_2(states)
     return dict(
         STATES=states,
         SOFTPLUS=softplus,
@@ -240,8 +239,8 @@ def run_forward(
     out = y[0] if options.merge else y
     if merged:
         out = u.new_empty(u.shape[1:])
-        block = min(1024, triton.next_power_of_2(dim))
-        merge_kernel[batch * length, triton.cdiv(dim, block)](
+        block = min(1024, next_power_of_2(dim))
+        merge_kernel[batch * length, cdiv(dim, block)](
             tokens(y), tokens(inputs.z), out, odd(length, dim),
             GROUPS=groups, BLOCK_D=block, num_warps=max(1, block // 256),
         )  # fmt: skip
