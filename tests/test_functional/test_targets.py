@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from mmscope.datasets import classes_in_instances, classes_in_mask
+from mmscope.functional.targets import (
+    classes_in_instances,
+    classes_in_mask,
+)
 
 
 def test_a_mask_gives_the_classes_in_it() -> None:
