@@ -65,10 +65,17 @@ def calibrate_eta(
         seed: Seed of the draws.
 
     Raises:
-        ValueError: ``budget`` or ``value`` is not allowed.
+        ValueError: ``budget`` or ``value`` is not allowed, or there is no
+            score to lose.
         BudgetError: the budget cannot be met.
     """
     fit = _fits(metric)[_check_budget(budget, value)]
+    best = metric.main_score(answers.fine)
+    if budget == 'max_drop' and np.isnan(best):
+        raise ValueError(
+            f'none of the {len(answers)} images has anything to find, so that '
+            'there is no score to lose; calibrate on others, or by exit_rate'
+        )
     eta = fit(answers, value)
     rng = np.random.default_rng(seed)
     etas = []
@@ -80,7 +87,6 @@ def calibrate_eta(
             etas.append(0.0)  # what comes nearest to the budget
     low, high = np.quantile(etas, [0.05, 0.95]) if etas else (eta, eta)
     expected = summarize(answers, metric, replay(answers, eta))
-    best = metric.main_score(answers.fine)
     return Calibration(
         eta,
         float(low),

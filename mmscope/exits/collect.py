@@ -185,16 +185,13 @@ def _answer(
         ends = zip(metric.entries(fine), metric.entries(coarse), strict=True)
         for i, (fine_entry, coarse_entry) in enumerate(ends):
             own = coarse[i].exit_confidence
-            windows, between = (own,), ()
+            shown, between = (own,), ()
             if slides(model):
-                windows, between = _windows(model, _item(batch, i), metric)
+                shown, between = _windows(model, _item(batch, i), metric)
             yield ImageAnswers(
                 name=coarse[i].metainfo.get('img_path', ''),
-                confidence={
-                    OWN_POLICY: coarse[i].exit_confidence,
-                    **others[i],
-                },
-                windows=windows,
+                confidence={OWN_POLICY: own, **others[i]},
+                windows=shown,
                 entries=(fine_entry, *between, coarse_entry),
                 quality=tuple(map(metric.quality, (coarse_entry, fine_entry))),
                 gflops=cost(canvas_of(coarse[i])) if cost else (nan, nan),

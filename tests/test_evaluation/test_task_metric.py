@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,12 @@ def test_budget_in_points_holds_for_shares(voc) -> None:
     found = calibrate_eta(answers, voc, 'max_drop', 5.0, num_resamples=0)
     assert found.expected['exit_rate'] == 0.5
     assert found.expected['drop'] == 0
+    (empty,) = voc.judge([voc_answer(True, shown=False)])
+    with pytest.raises(ValueError, match='none of the 4 images has anything'):
+        calibrate_eta(
+            replace(answers, entries=[(empty, empty)] * 4),
+            *(voc, 'max_drop', 5.0),
+        )
 
 
 @pytest.mark.parametrize('name', ['mIoU', 'mDice', 'mFscore'])
