@@ -31,6 +31,9 @@ EPS = 1e-5
 # one token; an odd number past a chunk, for every backend but the last
 LENGTHS = {'mamba_ssm': (1, 67, 2051)}
 ANY_LENGTHS = (1, 67)
+# as in Vim: whole tiles, and B and C beside the R of a step size in rows that
+# start anywhere, so that what the check compiles is what a model then runs
+BATCH, DIM, RANK = 2, 64, 12
 # batch, tokens, channels of a timing
 SIZES = {'cpu': (1, 129, 384)}
 SIZES_ELSEWHERE = (16, 1025, 384)
@@ -108,10 +111,15 @@ def make(
     wide = torch.promote_types(dtype, torch.float32)
     # a norm answers in the dtype of its weight
     kept = WEIGHTS if operator != 'norm' else ()
-    return {
+    made = {
         name: tensor.to(device, wide if name in kept else dtype)
         for name, tensor in INPUTS[operator](*sizes).items()
     }
+    if operator == 'scan':
+        rank = made['B'].new_empty(*made['B'].shape[:-1], RANK)
+        row = torch.cat([rank, made['B'], made['C']], dim=-1)
+        _, made['B'], made['C'] = row.split([RANK, STATES, STATES], dim=-1)
+    return made
 
 
 def call(
@@ -175,7 +183,7 @@ def worst_error(
     """
     worst = 0.0
     for length in LENGTHS.get(backend, ANY_LENGTHS):
-        tensors = make(operator, (2, length, 40), dtype, device)
+        tensors = make(operator, (BATCH, length, DIM), dtype, device)
         doubles = {k: t.to('cpu').double() for k, t in tensors.items()}
         exact = values_and_grads(operator, 'reference', doubles)
         trained = values_and_grads(operator, backend, tensors)
