@@ -8,7 +8,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import groupby
 
 import torch
@@ -19,15 +19,23 @@ from .cache import cache_folder, remember
 from .probes import DTYPES, OPERATORS, TOLERANCE
 from .run import Check, Verdict, examine_apart
 
-HEADER = ('operator', 'backend', 'dtype', 'error', 'allowed')
-HEADER += ('forward', 'training', 'verdict')
+WIDTHS = dict(
+    operator=8,
+    backend=9,
+    dtype=8,
+    error=7,
+    allowed=7,
+    forward=10,
+    training=10,
+    verdict=0,
+)
 
 
 def devices() -> list[str]:
-    """The CPU, and the current GPU if there is one."""
+    """The current GPU if there is one, and the CPU."""
     if not torch.cuda.is_available():
         return ['cpu']
-    return ['cpu', f'cuda:{torch.cuda.current_device()}']
+    return [f'cuda:{torch.cuda.current_device()}', 'cpu']
 
 
 def rows() -> Iterator[tuple[str, ScanBackend]]:
@@ -66,15 +74,19 @@ def jobs_of(checks: Sequence[Check]) -> list[list[Check]]:
     return [list(group) for _, group in groupby(ordered, job)]
 
 
-def run(checks: Sequence[Check], seconds: float) -> dict[Check, Verdict]:
-    """Run checks in several processes, and keep the verdicts on GPUs.
+def run(
+    checks: Sequence[Check], seconds: float
+) -> Iterator[tuple[Check, Verdict]]:
+    """Run checks in processes, keep the verdicts on GPUs; as they end.
 
     Args:
         checks: All on one device.
         seconds: What each check may take.
     """
     jobs = jobs_of(checks)
-    workers = max(1, min(len(jobs), (os.cpu_count() or 1) - 1, 16))
+    # on a CPU, in turns: they would slow each other down
+    alone = not jobs or jobs[0][0].device == 'cpu'
+    workers = 1 if alone else min(len(jobs), os.cpu_count() or 1, 16)
     with tempfile.TemporaryDirectory() as folder:
         lock = os.path.join(folder, 'turn')
 
@@ -85,46 +97,50 @@ def run(checks: Sequence[Check], seconds: float) -> dict[Check, Verdict]:
                 return [Verdict(str(error), final=False)] * len(job)
 
         with ThreadPoolExecutor(workers) as pool:
-            answers = list(pool.map(work, jobs))
-    verdicts = {
-        check: verdict
-        for job, part in zip(jobs, answers, strict=True)
-        for check, verdict in zip(job, part, strict=True)
-    }
-    for check, verdict in verdicts.items():
-        if check.device != 'cpu':
-            remember(check, verdict)
-    return verdicts
+            running = {pool.submit(work, job): job for job in jobs}
+            for done in as_completed(running):
+                pairs = zip(running[done], done.result(), strict=True)
+                for check, verdict in pairs:
+                    if check.device != 'cpu':
+                        remember(check, verdict)
+                    yield check, verdict
 
 
-def _cells(check: Check, verdict: Verdict) -> tuple[str, ...]:
+def _line(*cells: str) -> str:
+    columns = zip(cells, WIDTHS.values(), strict=True)
+    return ' '.join(cell.ljust(width) for cell, width in columns)
+
+
+def line_of(check: Check, verdict: Verdict) -> str:
+    """A row of the table."""
     allowed = f'{TOLERANCE[getattr(torch, check.dtype)]:.0e}'
     if verdict.reason:
         kind = 'REFUSED' if verdict.final else 'not checked'
-        return (*check[:3], '', allowed, '', '', f'{kind}: {verdict.reason}')
-    forward, training = (f'{ms:.3g} ms' for ms in verdict.speed)
-    error = f'{verdict.error:.1e}'
-    return (*check[:3], error, allowed, forward, training, 'right')
+        reason = f'{kind}: {verdict.reason}'
+        return _line(*check[:3], '', allowed, '', '', reason)
+    times = (f'{ms:.3g} ms' for ms in verdict.speed)
+    return _line(*check[:3], f'{verdict.error:.1e}', allowed, *times, 'right')
 
 
-def table(device: str, verdicts: dict[Check, Verdict]) -> list[str]:
-    """Lines for every operator and backend."""
-    lines = [HEADER]
+def report(device: str, seconds: float) -> Iterator[str]:
+    """Lines for every operator and backend, as their checks end.
+
+    Args:
+        device: Its name.
+        seconds: What each check may take.
+
+    Returns:
+        The lines; 'REFUSED' is in that of a backend that is wrong.
+    """
+    yield describe(device)
+    yield _line(*WIDTHS)
     for operator, backend in rows():
         if reason := _why_not(backend, device):
             blank = (operator, backend.name, *[''] * 5)
-            lines.append((*blank, f'not here: {reason}'))
-        lines += [
-            _cells(check, verdict)
-            for check, verdict in verdicts.items()
-            if check[:2] == (operator, backend.name)
-        ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    widths[-1] = 0
-    return [
-        ' '.join(c.ljust(w) for c, w in zip(line, widths, strict=True))
-        for line in lines
-    ]
+            yield _line(*blank, f'not here: {reason}')
+    for check, verdict in run(checks_of(device), seconds):
+        yield line_of(check, verdict)
+    yield ''
 
 
 def describe(device: str) -> str:
@@ -156,14 +172,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     wrong = False
     for device in given.devices:
-        sys.stdout.write(f'{describe(device)}\n')
-        sys.stdout.flush()
-        verdicts = run(checks_of(device), given.seconds)
-        sys.stdout.write('\n'.join(table(device, verdicts)) + '\n\n')
-        wrong |= any(v.reason and v.final for v in verdicts.values())
+        for line in report(device, given.seconds):
+            sys.stdout.write(f'{line}\n')
+            sys.stdout.flush()
+            wrong |= 'REFUSED: ' in line
     sys.stdout.write(
         'error: the largest of outputs and gradients, relative to the '
         'largest entry of its tensor.\nforward, training: without and with '
-        f'gradients.\nverdicts on GPUs are kept in {cache_folder()}\n'
+        'gradients; on a CPU, on one thread.\n'
+        f'verdicts on GPUs are kept in {cache_folder()}\n'
     )
     return int(wrong)

@@ -83,6 +83,8 @@ def examine(check: Check, timed: bool = False, lock: str = '') -> Verdict:
 def child() -> None:
     """Answer for the checks in ``sys.argv``, a line each as they end."""
     checks, timed, lock = json.loads(sys.argv[1])
+    # where cores are shared, more only wait for each other
+    torch.set_num_threads(1)
     for given in checks:
         check = Check(*given)
         torch.ones(1, device=check.device).item()

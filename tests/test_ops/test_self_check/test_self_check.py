@@ -466,8 +466,10 @@ def test_the_command_fails_where_a_backend_is_wrong(monkeypatch, capsys):
         Check('scan', 'torch', 'float32', 'cpu'): Verdict('is off by 1'),
         Check('scan', 'torch', 'bfloat16', 'cpu'): Verdict(None, 0.1, (1, 2)),
     }
-    monkeypatch.setattr(report, 'run', lambda checks, seconds: verdicts)
+    monkeypatch.setattr(
+        report, 'run', lambda checks, seconds: verdicts.items()
+    )
     assert report.main(['--devices', 'cpu']) == 1
     printed = capsys.readouterr().out
     assert 'REFUSED: is off by 1' in printed
-    assert '2 ms     right' in printed
+    assert '2 ms       right' in printed
