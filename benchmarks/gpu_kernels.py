@@ -144,7 +144,6 @@ def jobs() -> Iterator[Job]:
                 yield Job(
                     'scan', *size, Config(32, chunks, steps, 1, registers)
                 )
-            yield Job('scan', *size, Config(64, chunks, 1, 1, 255))
             for steps, registers in TRAINING.items():
                 config = Config(32, chunks, steps, 1, registers)
                 yield Job('scan and states', *size, config)

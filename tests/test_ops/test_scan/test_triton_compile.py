@@ -81,7 +81,7 @@ FORWARD = [
     ('inference', False, 170),
     ('importance', False, 196),
     ('gated', True, 182),
-    ('training', False, 184),
+    ('training', False, 196),
 ]
 
 
