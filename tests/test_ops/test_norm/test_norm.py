@@ -16,7 +16,7 @@ from layer_cases import (
 from scan_cases import TOLERANCE, weight_like
 from torch import Tensor
 
-from mmscope.ops import rms_norm
+from mmscope.ops import add_rms_norm, rms_norm
 from mmscope.ops.norm.entry import plain_norm
 from mmscope.ops.scan import cpu as cpu_scan
 
@@ -167,3 +167,23 @@ def test_devices_must_agree(backend):
         rms_norm(**inputs, eps=EPS, backend=backend)
     inputs['x'] = inputs['x'].to('meta')
     assert rms_norm(**inputs, eps=EPS).is_meta
+
+
+@pytest.mark.parametrize('backend', ['torch', None])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_added_before_the_norm(backend, dtype):
+    """An update in half precision is added in the stream's."""
+    stream, weight = torch.randn(2, 3, 48, dtype=dtype), torch.randn(48)
+    weight, update = weight.to(dtype), torch.randn(2, 3, 48).bfloat16()
+    normed, total = add_rms_norm(stream, update, weight, 1e-5, backend)
+    assert torch.equal(total, stream + update.to(dtype))
+    assert torch.equal(normed, rms_norm(total, weight, 1e-5, backend))
+    normed, total = add_rms_norm(stream, None, weight, 1e-5, backend)
+    assert total is stream
+    assert torch.equal(normed, rms_norm(stream, weight, 1e-5, backend))
+
+
+def test_what_is_added_has_the_shape_of_the_stream():
+    stream, weight = torch.randn(2, 3, 48), torch.ones(48)
+    with pytest.raises(ValueError, match=r'update must be \(2, 3, 48\)'):
+        add_rms_norm(stream, stream[:1], weight, 1e-5)
