@@ -227,7 +227,8 @@ def check_masks(dataset: object, cfg: ConfigDict) -> None:
     Raises:
         ValueError: an object has none; mmdet would fail when it is drawn.
     """
-    pairs = zip(inner_datasets(dataset), inner_datasets(cfg), strict=True)
+    # a wrapper of someone else may hold what no config shows
+    pairs = zip(inner_datasets(dataset), inner_datasets(cfg), strict=False)
     for one, one_cfg in pairs:
         if not any(map(_loads_masks, one_cfg.get('pipeline') or ())):
             continue

@@ -153,3 +153,9 @@ def test_a_metric_without_file_needs_the_samples_objects() -> None:
         check_judging('test_evaluator', [metric], None, cfg)
     cfg.pipeline[0].meta_keys = ('img_id', 'instances')
     check_judging('test_evaluator', [metric], None, cfg)
+
+
+def test_wrappers_that_no_config_shows_pass() -> None:
+    hidden = Listed(info(1, dict(bbox=[0, 0, 9, 9])))
+    hidden.datasets = [Listed(info(1)), Listed(info(2))]
+    check_masks(hidden, ConfigDict(type='Own', pipeline=[]))
