@@ -134,7 +134,7 @@ def bench_backbone(
     Args:
         sizes: Sides of the image.
         backends: Scan backends, or 'auto'.
-        precisions: Of ``PRECISIONS``.
+        precisions: Some of ``PRECISIONS``.
         arch: Architecture.
         threads: Threads of torch.
         repeats: Turns of each; a turn of a fast one is several calls.

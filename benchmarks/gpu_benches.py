@@ -35,8 +35,8 @@ class Sizes:
 
     Attributes:
         device: 'cuda', 'cuda:N' or 'cpu'.
-        dtype: Of scans, and of autocast around backbones.
-        arch: Of the backbones.
+        dtype: Dtype of scans, and of autocast around backbones.
+        arch: Architecture of the backbones.
         dim: Channels of the scans.
         scans: Batch B and tokens L of each.
         scanners: Contenders, the baseline of ratios first.
@@ -266,9 +266,9 @@ def _row(
     """A row of a timing, or of the reason why there is none.
 
     Args:
-        section: Of the row, as are the two after it.
-        case: See above.
-        what: See above.
+        section: Section of the rows.
+        case: Case of the rows.
+        what: Name of what was timed.
         timing: Time of a call.
         baseline: Time of what the row is compared with.
         work: Done by one call, and the unit that it has in a second.

@@ -44,7 +44,7 @@ class Report:
     """All rows, in ``gpu.json`` and ``gpu.md`` after each of them.
 
     Attributes:
-        folder: Where the files are written.
+        folder: Folder that the files are written to.
         facts: Environment.
         budget: Seconds after which nothing new is begun.
         rows: What was measured so far.

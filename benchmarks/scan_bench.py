@@ -46,7 +46,7 @@ class ScanRecord:
 
     Attributes:
         case: The case.
-        contender: Its name.
+        contender: Name of the contender.
         time: Milliseconds.
         ratio: Median of the baseline over this one's.
         ratio_of_minima: The same of the fastest calls.

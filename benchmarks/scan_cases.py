@@ -30,7 +30,7 @@ class ScanCase:
         dim: Channels Dim.
         length: Tokens L.
         state: States S of each channel.
-        dtype: Of tokens and weights, a key of ``DTYPES``.
+        dtype: Dtype of tokens and weights, a key of ``DTYPES``.
         device: 'cpu' or 'cuda'.
         threads: Threads of torch.
         passes: 'forward', without gradients, or 'forward+backward'.

@@ -35,7 +35,7 @@ class Contender:
         name: What users choose it by.
         about: What it is, in a line.
         why_not: Why it cannot scan tensors like ``u``, None if it can.
-        layout: From the arguments of ``bidirectional_scan`` to its own.
+        layout: Change of ``bidirectional_scan``'s arguments to its own.
         load: Imports it and returns the scan, a function of what ``layout``
             gives; its result is the mean of both directions, or the two of
             them.

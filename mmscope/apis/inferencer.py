@@ -48,12 +48,12 @@ class ScopeInferencer:
 
     Args:
         config: Config file of an mmscope model, or the config.
-        checkpoint: Its weights.
+        checkpoint: File of the model's weights.
         eta: Confidence from which images exit; by default the config's.
         batch_size: Images for each forward pass; only images of the same
             size after the test pipeline share one, so that none is padded
             for another's sake.
-        device: Where to run; by default a GPU if there is one.
+        device: Device to run on; by default a GPU if there is one.
         keep_logits: Whether samples of segmentors keep ``seg_logits``,
             (K, H, W), which take most of the memory.
 

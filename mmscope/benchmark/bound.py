@@ -33,8 +33,8 @@ def speed_bound(
         head: Neck and head behind Vim, h.
         exit_rate: Share of images that exit, p.
         refined_tail: Neck and head of a refined image: h, but for padding.
-        exited_tail: Of an exited image: the same where it is decoded at
-            stride 16, a quarter at stride 32.
+        exited_tail: Neck and head of an exited image: the same where it is
+            decoded at stride 16, a quarter at stride 32.
     """
     tail = exit_rate * exited_tail + (1 - exit_rate) * refined_tail
     return (1 + head) / (coarse + (1 - exit_rate) * fine + tail)

@@ -22,13 +22,13 @@ class FpsCase:
     """What is measured.
 
     Attributes:
-        model: Its name.
+        model: Name of the model.
         scope: One of ``SCOPES``.
         size: (H, W) before padding.
         batch_size: Images of a batch.
         dtype: 'fp32', or 'bf16' and 'fp16' by autocast.
         backend: Scan backend.
-        device: Where it runs.
+        device: Device that it runs on.
         eta: Threshold; None where exits are forced or there are none.
         forced: Share of each batch that is made to exit; of all images where
             they come one by one.
@@ -110,11 +110,11 @@ class FpsPlan:
         forced: Shares of each batch that are made to exit.
         sizes: Resolutions (H, W).
         batch_sizes: Images of a batch.
-        scopes: Of ``SCOPES``.
+        scopes: Some of ``SCOPES``.
         exit_resolutions: 'fine', 'coarse' or both.
-        dtype: Of ``DTYPES``.
+        dtype: One of ``DTYPES``.
         backend: Scan backend.
-        device: Where to run.
+        device: Device to run on.
         batches: Batches of different images that are timed together.
         repeats: Turns of each.
         cpu_time: Whether the CPU's time is taken, not the clock's.

@@ -106,7 +106,7 @@ def environment(device: str, packages: tuple[str, ...] = ()) -> dict:
     """What a reader must know to judge the numbers.
 
     Args:
-        device: Where they were measured.
+        device: Device that was measured.
         packages: Distributions whose versions matter, besides torch.
     """
     check_device(device)

@@ -116,7 +116,7 @@ def make_batches(
         size: (H, W) before padding.
         batch_size: Images of a batch B.
         number: Batches.
-        device: Where they are put.
+        device: Device of the batches.
 
     Returns:
         Images (B, 3, H', W'), and which coarse cells show some of them,

@@ -67,7 +67,7 @@ def peak_growth(
     Args:
         prepare: Function of a module, which returns the call. It should warm
             up on something small: libraries and threads take memory as well.
-        args: For ``prepare``.
+        args: Arguments of ``prepare``.
 
     Returns:
         MiB, or None where the system is not Linux.

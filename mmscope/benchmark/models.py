@@ -61,7 +61,7 @@ class BenchModel:
         name: What it is called.
         model: With backbone, maybe neck and decode head, in evaluation mode.
         pyramid: What makes a pyramid of the backbone's maps.
-        channels: Of the last of these maps.
+        channels: Channels of the last of these maps.
     """
 
     name: str
@@ -143,11 +143,11 @@ def prepare_model(
 
     Args:
         name: What it is called.
-        cfg: Its config.
+        cfg: Config of the model.
         fpn: 'config' takes the config's neck (Feature2Pyramid for plain
             backbones), 'full' adds mmdet's FPN of 256 channels behind it.
         checkpoint: Weights; random without.
-        device: Where it runs.
+        device: Device that it runs on.
 
     Raises:
         ValueError: no pyramid can be made of its maps.

@@ -21,14 +21,15 @@ class StockKernels(NamedTuple):
     """What the official Vim calls.
 
     Attributes:
-        names: Where each of them comes from.
-        scan: From u, delta (B, D, L), A (D, S), B, C (B, 1, S, L), D (D,),
-            z (B, D, L) and delta's bias (D,) to the gated output (B, D, L).
-        conv: From x (B, D, L), taps (D, K) and bias (D,) to the SiLU of the
-            causal convolution, (B, D, L).
-        add_norm: From hidden and residual (B, L, C), weight (C,) and eps to
-            the norm of their sum, and the sum in float32; the residual is
-            None in the first block.
+        names: Origin of each of them.
+        scan: Scan, from u, delta (B, D, L), A (D, S), B, C (B, 1, S, L),
+            D (D,), z (B, D, L) and delta's bias (D,) to the gated output
+            (B, D, L).
+        conv: Convolution, from x (B, D, L), taps (D, K) and bias (D,) to the
+            SiLU of the causal convolution, (B, D, L).
+        add_norm: Norm, from hidden and residual (B, L, C), weight (C,) and
+            eps to the norm of their sum, and the sum in float32; the residual
+            is None in the first block.
     """
 
     names: dict[str, str]

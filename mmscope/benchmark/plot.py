@@ -26,8 +26,8 @@ def plot_fps(
     for each scope.
 
     Args:
-        records: Of :func:`mmscope.benchmark.run.bench_fps`.
-        device: Where they were measured, written above.
+        records: Records of :func:`mmscope.benchmark.run.bench_fps`.
+        device: Name of the device, written above.
         path: Picture to write.
 
     Raises:

@@ -25,10 +25,10 @@ def add_scores(
     Forced exits have no score: they do not ask the images.
 
     Args:
-        records: Of any models.
+        records: Records of any models.
         name: Model to test.
-        cfg: Its config, with a test set.
-        checkpoint: Its weights.
+        cfg: Config of the model, with a test set.
+        checkpoint: File of the model's weights.
 
     Returns:
         The records in order, those of the model with a ``score``.

@@ -47,8 +47,8 @@ class Timing:
         """Sum up the seconds of single calls.
 
         Args:
-            seconds: Of each call.
-            parts: Of each part of all calls; default the calls themselves.
+            seconds: Duration of each call.
+            parts: Duration of each part of all calls; default the calls.
         """
         parts = seconds if parts is None else parts
         quartiles = _quantiles(seconds, 4)
@@ -98,7 +98,7 @@ def stopwatch(device: str, cpu_time: bool = False) -> Stopwatch:
     """What times a call on a device.
 
     Args:
-        device: Where it runs.
+        device: Device that it runs on.
         cpu_time: Whether time counts in which this thread had the CPU, which
             is right for torch on one thread and hardly disturbed by others.
 
@@ -135,7 +135,7 @@ def time_in_turns(
     Args:
         jobs: What to call, by name.
         repeats: Turns of each job.
-        device: Where they run; the clock is that of :func:`stopwatch`.
+        device: Device of the jobs; the clock is :func:`stopwatch`'s.
         step: Called after each turn.
         fatal: Errors that end the measurement instead of failing their job.
         cpu_time: See :func:`stopwatch`.

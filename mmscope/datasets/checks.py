@@ -94,8 +94,8 @@ def is_remote(root: str, dataset: ConfigDict) -> bool:
     """Whether a dataset's files are read over a network, or from a store.
 
     Args:
-        root: Its ``data_root``.
-        dataset: Its config.
+        root: ``data_root`` of the dataset.
+        dataset: Config of the dataset.
     """
     backend = (dataset.get('backend_args') or {}).get('backend', 'local')
     return '://' in str(root) or backend != 'local'
@@ -222,7 +222,7 @@ def check_masks(dataset: object, cfg: ConfigDict) -> None:
 
     Args:
         dataset: The dataset, built.
-        cfg: Its config.
+        cfg: Config of the run.
 
     Raises:
         ValueError: an object has none; mmdet would fail when it is drawn.

@@ -83,7 +83,7 @@ def check_images(name: str, content: dict, dataset: BaseDataset) -> None:
 
     Args:
         name: Name of the file in the config.
-        content: Its content.
+        content: Content of the file.
         dataset: Dataset whose predictions it judges.
 
     Raises:

@@ -18,7 +18,7 @@ class MainScore(NamedTuple):
     """The score of a metric that curves show and budgets are about.
 
     Attributes:
-        name: Its key among the metric's scores.
+        name: Key of the score among the metric's.
         points: Points of 0 to 100 in one unit of it: 1 for percent, 100 for
             shares.
     """

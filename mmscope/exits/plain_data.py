@@ -61,7 +61,7 @@ def unpack(packed: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
     Args:
         packed: Result of :func:`pack`.
-        arrays: Its arrays by their number.
+        arrays: Arrays of the entry by their number.
 
     Raises:
         ValueError: it is no result of :func:`pack`.

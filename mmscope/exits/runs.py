@@ -34,7 +34,7 @@ def build_exit_runner(
 
     Args:
         config: Config file of a model with exits.
-        checkpoint: Its weights.
+        checkpoint: File of the model's weights.
         work_dir: Folder for logs.
         options: ``--cfg-options``.
         calibration: Let the test loop read the images for calibration, see

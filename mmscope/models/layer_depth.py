@@ -14,7 +14,7 @@ class LayerDepth:
         """Tell the depth of a parameter, as mmpretrain's backbones do.
 
         Args:
-            param_name: Its name in the model.
+            param_name: Name of the parameter in the model.
             prefix: Name of the backbone in the model, with a dot.
 
         Returns:

@@ -29,8 +29,8 @@ class RMSNorm(nn.RMSNorm):
 
     Args:
         embed_dims: Token channels C.
-        scan_backend: Of the scan: the norm runs in the kernels that come
-            with it.
+        scan_backend: Backend of the scan: the norm runs in the kernels that
+            come with it.
     """
 
     def __init__(self, embed_dims: int, scan_backend: str = 'auto') -> None:
@@ -238,10 +238,10 @@ class VimBlock(nn.Module):
     Args:
         embed_dims: Token channels C.
         drop_path: Rate of stochastic depth.
-        d_state: See :class:`BiMambaMixer`, as are the following.
-        expand: See above.
-        d_conv: See above.
-        scan_backend: See above.
+        d_state: States of each inner channel.
+        expand: Inner channels over token channels.
+        d_conv: Taps of the depthwise convolution.
+        scan_backend: Backend of scan, convolution and norm.
     """
 
     def __init__(

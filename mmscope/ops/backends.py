@@ -191,8 +191,8 @@ def layer_kernels(operator: str, x: Tensor, backend: str | None) -> str:
     Args:
         operator: 'conv' or 'norm'.
         x: What the operator reads.
-        backend: Of the scan; None for what ``use_backend`` or the
-            environment say.
+        backend: Name of a scan backend; None for what ``use_backend`` or
+            the environment say.
 
     Raises:
         RuntimeError: kernels were asked for by name and cannot run.

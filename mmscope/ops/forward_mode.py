@@ -28,7 +28,7 @@ def refuse(operator: str) -> None:
     """Raise RuntimeError if forward-mode derivatives are being taken.
 
     Args:
-        operator: Its name, for the message.
+        operator: Name of the operator, for the message.
     """
     if active():
         raise RuntimeError(f'mmscope::{operator} cannot run here: {REASON}')

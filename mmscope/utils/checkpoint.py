@@ -176,7 +176,7 @@ def load_weights(model: nn.Module, path: str, config: str) -> None:
     """Load all weights of a model.
 
     Args:
-        model: To load into.
+        model: Model to load into.
         path: Checkpoint.
         config: Whose model it is, for the error.
 
@@ -198,8 +198,8 @@ def check_weights(
 
     Args:
         state: Weights.
-        model: To load them into.
-        path: Where they come from, for the error.
+        model: Model to load them into.
+        path: File that they come from, for the error.
         config: Whose model it is, for the error.
 
     Raises:

@@ -36,12 +36,13 @@ class ModelFlops:
         convention: 'two_direction' counts what runs. 'published' counts as
             the papers do: the scan and what belongs to it in one direction,
             no norms, and only the patches that the fine stage selects.
-        exited: By component, of an image that leaves after the coarse pass.
-        refined: Of an image that takes both passes, and is decoded twice if
-            the exit policy looks at pixels; of every image where the model
+        exited: Work by component of an image that leaves after the coarse
+            pass.
+        refined: Work of an image that takes both passes, and is decoded twice
+            if the exit policy looks at pixels; of every image where the model
             has no exits.
-        coarse: Of the coarse pass alone, exit head included.
-        fine: Of the fine pass alone, exit head included.
+        coarse: Work of the coarse pass alone, exit head included.
+        fine: Work of the fine pass alone, exit head included.
     """
 
     shape: Size

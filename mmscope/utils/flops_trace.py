@@ -151,7 +151,7 @@ def tail_flops(
 
     Args:
         model: With ``neck`` and heads of mmseg or mmdet, where it has any.
-        maps: Of the backbone, on the meta device.
+        maps: Maps of the backbone, on the meta device.
         proposals: Boxes that heads of regions look at.
         masks: Boxes that get a mask.
     """

@@ -52,9 +52,9 @@ def draw_answer(
     """Draw a prediction or the ground truth over its image.
 
     Args:
-        sample: Of mmseg or mmdet.
+        sample: Data sample of mmseg or mmdet.
         image: (H, W, 3), RGB.
-        visualizer: Of mmseg or mmdet, with the dataset's meta.
+        visualizer: Visualizer of mmseg or mmdet, with the dataset's meta.
         side: 'pred' or 'gt'.
 
     Returns:

@@ -146,8 +146,8 @@ def paint(canvas: Array, shape: Shape, look: Look, alpha: Array) -> None:
     Args:
         canvas: Picture to paint on, (H, W, 3), float, 0 .. 255.
         shape: Class of the object.
-        look: Where it is and its colour.
-        alpha: Its coverage, (H, W).
+        look: Place and colour of the shape.
+        alpha: Coverage of each pixel, (H, W).
     """
     u, v = _coordinates(look, *alpha.shape)
     light = 0.72 + 0.28 * shape.texture(u, v)

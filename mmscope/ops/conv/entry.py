@@ -85,7 +85,7 @@ def bidirectional_conv(
             projection.
         weight: Taps of either direction, (2, D, K).
         bias: (2, D).
-        backend: Of the scan, see :func:`layer_kernels`.
+        backend: Name of a scan backend, see :func:`layer_kernels`.
 
     Returns:
         (2, B, L, D), dtype of ``x``.

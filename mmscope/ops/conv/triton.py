@@ -131,7 +131,7 @@ def conv_grad_kernel(
     arithmetic instead of a second pass through memory.
 
     Args:
-        grad: Of out, (2, B, L, D), contiguous.
+        grad: Gradient of out, (2, B, L, D), contiguous.
         dx: (B, L, D), contiguous, filled.
         dweight: (tiles of tokens, 2, D, TAPS), filled.
         dbias: (tiles of tokens, 2, D), filled.

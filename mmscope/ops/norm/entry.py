@@ -75,7 +75,7 @@ def rms_norm(
         x: Tokens, (..., C); float32 or float64 for full precision.
         weight: (C,).
         eps: Added to the mean square.
-        backend: Of the scan, see :func:`layer_kernels`.
+        backend: Name of a scan backend, see :func:`layer_kernels`.
 
     Returns:
         (..., C), dtype of ``weight``.
@@ -112,7 +112,7 @@ def add_rms_norm(
         update: Added to it, (..., C); None before the first block.
         weight: (C,).
         eps: Added to the mean square.
-        backend: Of the scan, see :func:`layer_kernels`.
+        backend: Name of a scan backend, see :func:`layer_kernels`.
 
     Returns:
         Normalised tokens, (..., C), dtype of ``weight`` or of autocast; and

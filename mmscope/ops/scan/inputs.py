@@ -46,7 +46,7 @@ class Options(NamedTuple):
 
     Attributes:
         delta_softplus: Whether softplus is applied to the step sizes.
-        reverse: For each of G, whether it runs from the last token.
+        reverse: Whether each of the G scans runs from the last token.
         merge: Whether to return the mean over G.
         importance: Whether to score the tokens.
     """

@@ -51,14 +51,14 @@ def define(
     """Define a pair of operators in Python, with fakes.
 
     Args:
-        name: Theirs.
-        forward: From inputs, options, tokens of a chunk and whether a
-            backward pass follows, to out, importance and saved states; not
+        name: Name of the pair.
+        forward: Function from inputs, options, tokens of a chunk and whether
+            a backward pass follows, to out, importance and saved states; not
             called for an empty batch.
-        backward: From inputs, options, tokens of a chunk, the states and
-            out's gradient, to the gradients of the inputs in any dtype.
-        fake: Gives empty outputs laid out as forward's, if they are not
-            contiguous.
+        backward: Function from inputs, options, tokens of a chunk, the states
+            and out's gradient, to the gradients of the inputs in any dtype.
+        fake: Function that gives empty outputs laid out as forward's, if
+            they are not contiguous.
     """
     fake = fake or fake_forward
 

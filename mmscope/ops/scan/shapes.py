@@ -42,10 +42,10 @@ class Kind(NamedTuple):
     """What is checked of a tensor.
 
     Attributes:
-        name: The argument's.
-        shape: Its sizes.
-        dtype: Its dtype.
-        device: Its device.
+        name: Name of the argument.
+        shape: Sizes of the tensor.
+        dtype: Dtype of the tensor.
+        device: Device of the tensor.
     """
 
     name: str

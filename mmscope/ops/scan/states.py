@@ -43,7 +43,7 @@ def with_states(
 
     Args:
         core: The backend.
-        inputs: Of the scan, u in the dtype of the state, without a gate.
+        inputs: Inputs of a scan without gate, u in the state's dtype.
         options: All forward, not merged, without importance.
         first: State before the first token, (B, Dim, S), or None for 0.
 

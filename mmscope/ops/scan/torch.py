@@ -165,7 +165,7 @@ def _slice_backward(
         starts: State before each chunk, (G, b, chunks, S, Dim).
         grad_out: Gradient of every direction's gated output,
             (G, b, L, Dim); all G may be one memory.
-        grads: As for ``_write_grads``, and z, filled in.
+        grads: Tensors of ``_write_grads`` and that of z, filled in.
     """
     dtype, shape, reverse = weights.A.dtype, part.u.shape, options.reverse
     A_log2 = weights.A * LOG2_E

@@ -105,8 +105,8 @@ def make(
     Args:
         operator: One of ``OPERATORS``.
         sizes: Batch, tokens and channels.
-        dtype: Of the tokens.
-        device: Of all tensors.
+        dtype: Dtype of the tokens.
+        device: Device of all tensors.
     """
     wide = torch.promote_types(dtype, torch.float32)
     # a norm answers in the dtype of its weight
@@ -244,8 +244,8 @@ def speed(
     Args:
         operator: One of ``OPERATORS``.
         backend: Name of a backend that runs here.
-        dtype: Of the tokens.
-        device: Of all tensors.
+        dtype: Dtype of the tokens.
+        device: Device of all tensors.
         lock: Path of a file that is locked while the clock runs.
     """
     sizes = SIZES.get(device.type, SIZES_ELSEWHERE)

@@ -126,7 +126,7 @@ def report(device: str, seconds: float) -> Iterator[str]:
     """Lines for every operator and backend, as their checks end.
 
     Args:
-        device: Its name.
+        device: Name of the device.
         seconds: What each check may take.
 
     Returns:

@@ -29,8 +29,8 @@ class Check(NamedTuple):
     Args:
         operator: 'scan', 'conv' or 'norm'.
         backend: Name of the backend that would run it.
-        dtype: Of the tokens, as in 'bfloat16'.
-        device: Its name, as in 'cuda:0'.
+        dtype: Dtype of the tokens, as in 'bfloat16'.
+        device: Name of the device, as in 'cuda:0'.
     """
 
     operator: str

@@ -83,7 +83,7 @@ def store_sums(
     """Store the sums over channels of one token.
 
     Args:
-        to: Where dB goes; dC goes ``apart`` behind it.
+        to: Address of dB; dC goes ``apart`` behind it.
     """
     if HALVING:
         lane = tl.arange(0, 32)
@@ -111,7 +111,7 @@ def leave_states(
 
     Args:
         own: This program's scratch memory, ``SIZE`` for each of the states.
-        tiles, masks: Where a state's tiles go in it.
+        tiles, masks: Places of a state's tiles in it.
     """
     tl.debug_barrier()  # all lanes have read the last stretch
     for i in range(0, EVERY, SUB):
@@ -186,9 +186,9 @@ def grad_kernel(
     Args:
         grad: Gradient of the output; every direction's is ``scale`` times it
             (1 / G after a mean).
-        starts: From ``scan_kernel``.
-        ends, sums: From ``ends_kernel`` with ``ADJOINT``, None if there is
-            one chunk.
+        starts: States that ``scan_kernel`` kept.
+        ends, sums: Outputs of ``ends_kernel`` with ``ADJOINT``; None if
+            there is one chunk.
         scratch: (programs, EVERY / SUB, BLOCK_S, BLOCK_D).
         du, ddelta: (G, B, L, Dim), filled.
         dz: The same or None, filled: what each direction adds to it.

@@ -48,8 +48,8 @@ class Config(NamedTuple):
         chunks: Parts that a sequence is cut in, about: see ``cut``.
         unroll: Steps that are read ahead; for the backward pass those whose
             states are kept in registers.
-        num_warps: Of a program: one holds 32 channels of 16 states.
-        registers: Of a lane, at most.
+        num_warps: Warps of a program: one holds 32 channels of 16 states.
+        registers: Registers of a lane, at most.
     """
 
     block_d: int

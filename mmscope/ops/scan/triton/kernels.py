@@ -98,7 +98,7 @@ def scan_steps(
 
     Args:
         y, peaks: Rows; peaks may be None.
-        first, end: Of the steps; some are beyond the end if ``MASKED``.
+        first, end: First step and end; some are beyond it if ``MASKED``.
     """
     channels, inside, _, _ = lanes
     for j in tl.static_range(len(steps)):
@@ -145,10 +145,10 @@ def scan_kernel(
         y: Filled.
         peaks: (G, B, blocks, L) or None, filled: the largest y before the
             gate of every token and channel block.
-        starts: (G, B, ceil(L / EVERY), S, Dim) as ``tiles_of`` has it, or
-            None; filled: the state
-            before every ``EVERY`` steps, for the backward pass.
-        ends, sums: From ``ends_kernel``; None if there is one chunk.
+        starts: State before every ``EVERY`` steps, for the backward pass,
+            (G, B, ceil(L / EVERY), S, Dim) as ``tiles_of`` has it, filled;
+            or None.
+        ends, sums: Outputs of ``ends_kernel``; None if there is one chunk.
         sizes: See ``tokens``; a chunk's steps are a multiple of ``EVERY``, as
             that is of ``UNROLL``.
     """
