@@ -33,6 +33,7 @@ from mmscope.models import (
     MambaScopeBackbone,
     VisionMambaBackbone,
 )
+from mmscope.ops.scan import cpu as cpu_scan
 
 ROOT = Path(__file__).parents[1]
 TINY = dict(
@@ -217,3 +218,22 @@ def run_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             runpy.run_path(path, run_name='__main__')
 
     return run
+
+
+@pytest.fixture(params=['avx512', 'avx2', 'baseline'])
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set that this machine has."""
+    if cpu_scan.NOT_BUILT:
+        pytest.skip(cpu_scan.NOT_BUILT)
+    if request.param not in cpu_scan.isas():
+        pytest.skip(f'this CPU has no {request.param}')
+    with cpu_scan.use_isa(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

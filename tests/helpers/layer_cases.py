@@ -16,25 +16,6 @@ needs_build = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=['avx512', 'avx2', 'baseline'])
-def isa(request):
-    """Every instruction set that this machine has."""
-    if cpu_scan.NOT_BUILT:
-        pytest.skip(cpu_scan.NOT_BUILT)
-    if request.param not in cpu_scan.isas():
-        pytest.skip(f'this CPU has no {request.param}')
-    with cpu_scan.use_isa(request.param):
-        yield request.param
-
-
-@pytest.fixture
-def threads():
-    """Sets the number of threads for one test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def normal(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
     """Random values that are the same in every dtype but for rounding."""
     generator = torch.Generator().manual_seed(seed)

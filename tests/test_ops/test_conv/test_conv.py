@@ -8,10 +8,8 @@ import torch.nn.functional as F
 from layer_cases import (
     assert_close_to_exact,
     assert_same_bits,
-    isa,  # noqa: F401 - a fixture
     needs_build,
     normal,
-    threads,  # noqa: F401 - a fixture
     values_and_grads,
 )
 from scan_cases import TOLERANCE, weight_like
@@ -104,7 +102,7 @@ def test_backward_direction_is_the_forward_one_reversed():
 
 
 @needs_build
-def test_large_and_infinite_values(isa):  # noqa: F811
+def test_large_and_infinite_values(isa):
     """SiLU goes to 0 below and to x above; NaN reaches its readers only."""
     x = torch.tensor([-1e4, -90.0, 90.0, 1e30, torch.inf, torch.nan])
     x = x.repeat(1, 9, 4)
@@ -151,7 +149,7 @@ def test_expanded_inputs_and_gradient():
 
 @needs_build
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_same_bits_for_any_number_of_threads(threads, dtype):  # noqa: F811
+def test_same_bits_for_any_number_of_threads(threads, dtype):
     inputs, runs = conv_inputs(3, 170, 50, dtype=dtype), []
     for count in (1, 2, 3, 5, 2):
         threads(count)

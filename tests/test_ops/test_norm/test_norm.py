@@ -7,10 +7,8 @@ import torch
 from layer_cases import (
     assert_close_to_exact,
     assert_same_bits,
-    isa,  # noqa: F401 - a fixture
     needs_build,
     normal,
-    threads,  # noqa: F401 - a fixture
     values_and_grads,
 )
 from scan_cases import TOLERANCE, weight_like
@@ -74,7 +72,7 @@ def test_eps_bounds_small_tokens():
 
 
 @needs_build
-def test_non_finite_tokens_stay_alone(isa):  # noqa: F811
+def test_non_finite_tokens_stay_alone(isa):
     inputs = norm_inputs((3, 40))
     inputs['x'][1, 2] = torch.nan
     out = cpp_norm(**inputs)
@@ -97,7 +95,7 @@ def test_any_strides():
 
 @needs_build
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_same_bits_for_any_number_of_threads(threads, dtype):  # noqa: F811
+def test_same_bits_for_any_number_of_threads(threads, dtype):
     inputs, runs = norm_inputs((3, 700, 50), dtype), []
     for count in (1, 2, 3, 5, 2):
         threads(count)

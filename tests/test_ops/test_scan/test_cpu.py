@@ -10,6 +10,7 @@ from runpy import run_path
 
 import pytest
 import torch
+from layer_cases import needs_build
 from scan_cases import (
     TOLERANCE,
     assert_matches_reference,
@@ -22,32 +23,12 @@ from scan_cases import (
 from mmscope.ops import bidirectional_scan, scan_backends, selective_scan
 from mmscope.ops.scan import cpu as cpu_scan
 
-needs_build = pytest.mark.skipif(
-    cpu_scan.NOT_BUILT is not None, reason=str(cpu_scan.NOT_BUILT)
-)
 CHUNK = cpu_scan.CHUNK
 ROOT = Path(__file__).parents[3]
 
 
 def scan(**inputs):
     return bidirectional_scan(**inputs, backend='cpu')
-
-
-@pytest.fixture(params=['avx512', 'avx2', 'baseline'])
-def isa(request):
-    if cpu_scan.NOT_BUILT:
-        pytest.skip(cpu_scan.NOT_BUILT)
-    if request.param not in cpu_scan.isas():
-        pytest.skip(f'this CPU has no {request.param}')
-    with cpu_scan.use_isa(request.param):
-        yield request.param
-
-
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 # one lane, a full vector, one more, several tasks; few states, some at a
