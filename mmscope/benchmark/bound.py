@@ -44,7 +44,7 @@ def fine_tokens(net: nn.Module, size: Size) -> int:
     """Tokens of MambaScope's fine pass on an image (H, W), CLS included."""
     stride = 2 * net.patch_size
     coarse = math.prod(padded(size, net.size_divisor)) // stride**2
-    return coarse + 3 * num_selected(net.alpha, coarse) + 1
+    return coarse + 3 * num_selected(net.shares[-1], coarse) + 1
 
 
 def compare(

@@ -1,5 +1,6 @@
 """Token sequences with a class token, and dense maps from tokens."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -20,15 +21,18 @@ class FineLayout(NamedTuple):
         fine_index: Row-major fine positions of the refined cells, sorted,
             (B, 4 * k).
         unselected: Row-major coarse positions of the others, sorted, (B, U).
-        order: Position in ``[fine, unselected, CLS]`` of every token of the
-            sequence, (B, 4 * k + U + 1).
+        order: Position in ``[fine, others, CLS]`` of every token of the
+            sequence, (B, 4 * k + O + 1). There is a token for each of the
+            others, O = U, unless they are dropped.
         coarse_width: Coarse tokens per row.
+        dropped: Whether the others have no tokens of their own.
     """
 
     fine_index: Tensor
     unselected: Tensor
     order: Tensor
     coarse_width: int
+    dropped: bool
 
 
 def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
@@ -89,12 +93,41 @@ def split_cls(sequence: Tensor) -> tuple[Tensor, Tensor]:
     return tokens, sequence[:, middle : middle + 1].squeeze(1)
 
 
+def run_starts(num_tokens: int, num_runs: int) -> list[int]:
+    """Where runs of as many tokens begin, within a token.
+
+    Args:
+        num_tokens: Number of tokens N.
+        num_runs: Number of runs, at most N.
+    """
+    return [run * num_tokens // num_runs for run in range(num_runs)]
+
+
+def run_means(tokens: Tensor, num_runs: int) -> Tensor:
+    """Average runs of tokens that follow each other.
+
+    Args:
+        tokens: Tokens in raster order, (B, N, C).
+        num_runs: Number of runs R, at most N.
+
+    Returns:
+        (B, R, C).
+    """
+    starts = [*run_starts(tokens.shape[1], num_runs), tokens.shape[1]]
+    means = [
+        tokens[:, begin:end].mean(dim=1, keepdim=True)
+        for begin, end in pairwise(starts)
+    ]
+    return torch.cat(means, dim=1) if means else tokens[:, :0]
+
+
 def fine_layout(
     fine_index: Tensor,
     unselected: Tensor,
     coarse_width: int,
     cls_position: str = 'middle',
     token_order: str = 'important_first',
+    num_context: int | None = None,
 ) -> FineLayout:
     """Lay out the sequence of the fine stage (Algorithm 2, lines 14-18).
 
@@ -109,6 +142,8 @@ def fine_layout(
         coarse_width: Coarse tokens per row.
         cls_position: 'first', 'middle' or 'last'.
         token_order: 'important_first', 'important_last' or 'raster'.
+        num_context: Number of tokens that stand for the others, see
+            :func:`run_means`; None where each has its own.
 
     Raises:
         ValueError: ``cls_position`` or ``token_order`` is unknown.
@@ -116,11 +151,17 @@ def fine_layout(
     check_choice('cls_position', cls_position, CLS_POSITIONS)
     check_choice('token_order', token_order, TOKEN_ORDERS)
     batch, num_fine = fine_index.shape
-    total = num_fine + unselected.shape[1]
+    dropped = num_context is not None
+    standing = (
+        unselected[:, run_starts(unselected.shape[1], num_context)]
+        if dropped
+        else unselected
+    )
+    total = num_fine + standing.shape[1]
     place = torch.arange(total + 1, device=fine_index.device)
     important, others, cls = place.split([num_fine, total - num_fine, 1])
     if token_order == 'raster':
-        corner = coarse_to_fine_index(unselected, coarse_width)[:, ::4]
+        corner = coarse_to_fine_index(standing, coarse_width)[:, ::4]
         order = torch.cat([fine_index, corner], dim=1).argsort(dim=1)
         offset = cls_offset(total, cls_position)
         order = torch.cat(
@@ -132,7 +173,7 @@ def fine_layout(
         first = token_order == 'important_first'
         parts = [*parts, others] if first else [others, *parts]
         order = torch.cat(parts).expand(batch, -1)
-    return FineLayout(fine_index, unselected, order, coarse_width)
+    return FineLayout(fine_index, unselected, order, coarse_width, dropped)
 
 
 def build_fine_sequence(
@@ -142,12 +183,12 @@ def build_fine_sequence(
 
     Args:
         fine: Embeddings of the refined cells, (B, 4 * k, C).
-        unselected: Coarse tokens of the other cells, (B, U, C).
+        unselected: Tokens of the other cells, (B, O, C).
         cls: Class token, (B, 1, C).
         layout: Places of the tokens.
 
     Returns:
-        (B, 4 * k + U + 1, C).
+        (B, 4 * k + O + 1, C).
     """
     tokens = torch.cat([fine, unselected, cls], dim=1)
     return take_tokens(tokens, layout.order)
@@ -157,7 +198,7 @@ def fine_places(layout: FineLayout) -> tuple[Tensor, Tensor]:
     """Where a fine sequence has the token of each fine cell, and CLS.
 
     A refined cell has a token of its own; an unselected coarse token stands
-    for its 2x2 fine cells.
+    for its 2x2 fine cells. Dropped ones are counted behind the sequence.
 
     Args:
         layout: The layout that the sequence was built with.
@@ -170,6 +211,10 @@ def fine_places(layout: FineLayout) -> tuple[Tensor, Tensor]:
     count = torch.arange(order.shape[1], device=order.device)
     place = torch.empty_like(order).scatter_(1, order, count.expand_as(order))
     fine, others = place[:, :num_fine], place[:, num_fine:-1]
+    if layout.dropped:
+        others = order.shape[1] + torch.arange(
+            layout.unselected.shape[1], device=order.device
+        ).expand(len(order), -1)
     covered = coarse_to_fine_index(layout.unselected, layout.coarse_width)
     cells = torch.cat([layout.fine_index, covered], dim=1)
     values = torch.cat([fine, others.repeat_interleave(4, dim=1)], dim=1)

@@ -7,7 +7,17 @@ from mmscope.utils import (
     operator_flops,  # noqa: F401 - tells mmengine what operators cost
 )
 
+from .cell_scores import (
+    CellContrast,
+    CellScore,
+    CoarseUncertainty,
+    Importance,
+    LearnedCells,
+    OracleCells,
+    RandomCells,
+)
 from .early_exit import EarlyExitMixin
+from .evidence import Evidence
 from .exit_control import (
     coarse_answers,
     collect_passes,
@@ -28,21 +38,28 @@ from .exit_policies import (
 )
 from .mambascope import MambaScopeBackbone
 from .necks import LayerNorm2d, SimpleFeaturePyramid
-from .stages import Evidence, ScopeResult
+from .scope_result import ScopeResult
 from .vim import VisionMambaBackbone
 
 __all__ = [
+    'CellContrast',
+    'CellScore',
+    'CoarseUncertainty',
     'EarlyExitMixin',
     'Evidence',
     'ExitPolicy',
     'ForcedExit',
     'HeadConfidence',
+    'Importance',
     'LayerNorm2d',
+    'LearnedCells',
     'LearnedRouter',
     'MambaScopeBackbone',
     'MultiLabelExitHead',
+    'OracleCells',
     'OracleExit',
     'PixelConfidence',
+    'RandomCells',
     'RandomExit',
     'ScopeResult',
     'SimpleFeaturePyramid',

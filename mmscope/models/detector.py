@@ -12,7 +12,8 @@ from mmscope.utils.versions import require
 
 from .early_exit import EarlyExitMixin, frozen_batch_norm
 from .exit_context import exit_context
-from .stages import Maps, ScopeResult
+from .scope_result import ScopeResult
+from .stages import Maps
 
 require('mmdet')
 

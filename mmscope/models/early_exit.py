@@ -15,7 +15,7 @@ from mmscope.functional.losses import CONSISTENCIES
 from .exit_context import ExitContext, changed_context
 from .exit_control import coarse_answers, collect_passes
 from .mambascope import MambaScopeBackbone
-from .stages import ScopeResult
+from .scope_result import ScopeResult
 
 BATCH_NORMS = (
     nn.BatchNorm1d,
@@ -44,6 +44,7 @@ class EarlyExitMixin(nn.Module):
     Attributes:
         task_head: Name of the head whose ``num_classes`` the exit head must
             have, for errors.
+        predicts_pixels: Whether it predicts a class for every pixel.
 
     Raises:
         TypeError: the backbone is no MambaScopeBackbone.
@@ -54,6 +55,7 @@ class EarlyExitMixin(nn.Module):
     backbone: MambaScopeBackbone
     num_classes: int
     task_head: str
+    predicts_pixels = False
 
     def __init__(
         self,
@@ -93,6 +95,13 @@ class EarlyExitMixin(nn.Module):
                 'exit_head=None; give it one, or use the plain model of '
                 'mmseg or mmdet'
             )
+        score = self.backbone.cell_score
+        if score.needs_pixels and not self.predicts_pixels:
+            raise ValueError(
+                f'cell_score={type(score).__name__} looks at the pixels of '
+                f'the coarse answer, which {name} does not predict; use '
+                "another cell_score, such as dict(type='mmscope.LearnedCells')"
+            )
         exit_classes = self.backbone.exit_head.num_classes
         if exit_classes != self.num_classes:
             raise ValueError(
@@ -127,7 +136,7 @@ class EarlyExitMixin(nn.Module):
     def exit_losses(
         self, result: ScopeResult, target: Tensor
     ) -> dict[str, Tensor]:
-        """Weighted losses of the exit head.
+        """Weighted losses of the exit head and, if it learns, of cell scores.
 
         Args:
             result: Record of both passes, as in training.
@@ -140,6 +149,7 @@ class EarlyExitMixin(nn.Module):
             loss_exit=self.exit_weight * losses['loss_exit'],
             loss_consistency=self.consistency_weight
             * losses['loss_consistency'],
+            **self.backbone.cell_score.loss(result),
         )
 
     def weigh_coarse(self, losses: dict) -> dict:
@@ -185,7 +195,23 @@ class EarlyExitMixin(nn.Module):
                 sizes or [canvas] * len(inputs), canvas, inputs
             ),
             paths=[meta.get('img_path', '') for meta in metas],
+            truth=self.labels_shown(inputs, samples),
         )
+
+    def labels_shown(
+        self, inputs: Tensor, samples: Sequence[BaseDataElement] | None
+    ) -> Tensor | None:
+        """Label of every pixel, for the cell scores that ask for it.
+
+        Args:
+            inputs: Padded images, (B, 3, H, W).
+            samples: Samples with ground truth, or without, or None.
+
+        Returns:
+            (B, H, W), -1 where a pixel does not count; None where it is not
+            known, or not asked for.
+        """
+        return None
 
     def deciding(
         self, inputs: Tensor, batch_img_metas: list[dict] | None = None
@@ -209,7 +235,8 @@ class EarlyExitMixin(nn.Module):
 
         Args:
             samples: Predictions, B; get ``exited``, ``exit_confidence``,
-                ``exit_scores`` (K,) and, where policies are compared,
+                ``exit_scores`` (K,), ``refined_share``, the share of cells
+                that were refined, and, where policies are compared,
                 ``exit_confidences``.
             passes: Record of the pass over all of them, or one for each
                 window, which are averaged.
@@ -221,8 +248,13 @@ class EarlyExitMixin(nn.Module):
         scores = torch.stack(scores).mean(0)
         names = list(decisions[0].compared)
         columns = [
-            (one.exited, one.confidence, *one.compared.values())
-            for one in decisions
+            (
+                one.exited,
+                one.confidence,
+                record.num_selected / record.importance.shape[1],
+                *one.compared.values(),
+            )
+            for one, record in zip(decisions, passes, strict=True)
         ]
         table = torch.stack(
             [torch.stack([c.float() for c in one], dim=1) for one in columns]
@@ -230,7 +262,8 @@ class EarlyExitMixin(nn.Module):
         # all in one transfer from the device
         rows = table.mean(0).tolist()
         for sample, row, score in zip(samples, rows, scores, strict=True):
-            share, sample.exit_confidence, *others = row
+            share, sample.exit_confidence, refined, *others = row
+            sample.refined_share = refined
             sample.exited = share if as_share else bool(share)
             sample.exit_scores = score
             if names:
@@ -266,7 +299,34 @@ class EarlyExitMixin(nn.Module):
         return samples
 
 
-class frozen_batch_norm:  # noqa: N801 - reads as a statement
+class evaluated:  # noqa: N801 - reads as a statement
+    """Let modules run as in inference, in a block.
+
+    Args:
+        *modules: Modules that are meant, with all in them; None is skipped.
+    """
+
+    kinds: tuple[type[nn.Module], ...] = (nn.Module,)
+
+    def __init__(self, *modules: nn.Module | None) -> None:
+        self.layers = [
+            layer
+            for module in modules
+            if module is not None
+            for layer in module.modules()
+            if isinstance(layer, self.kinds) and layer.training
+        ]
+
+    def __enter__(self) -> None:
+        for layer in self.layers:
+            layer.training = False
+
+    def __exit__(self, *_: object) -> None:
+        for layer in self.layers:
+            layer.training = True
+
+
+class frozen_batch_norm(evaluated):  # noqa: N801 - reads as a statement
     """Normalise with running statistics, and leave them alone, in a block.
 
     Coarse maps have other statistics than fine ones. Where both pass the
@@ -277,19 +337,4 @@ class frozen_batch_norm:  # noqa: N801 - reads as a statement
         *modules: Modules whose BatchNorm layers are meant; None is skipped.
     """
 
-    def __init__(self, *modules: nn.Module | None) -> None:
-        self.layers = [
-            layer
-            for module in modules
-            if module is not None
-            for layer in module.modules()
-            if isinstance(layer, BATCH_NORMS) and layer.training
-        ]
-
-    def __enter__(self) -> None:
-        for layer in self.layers:
-            layer.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for layer in self.layers:
-            layer.train()
+    kinds = BATCH_NORMS

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from .stages import Maps, ScopeResult
+from .scope_result import ScopeResult
+from .stages import Maps
 
 
 class ExitSettings(NamedTuple):
@@ -25,11 +26,17 @@ class ExitSettings(NamedTuple):
         policy: Exit policy, or None where the exit head judges.
         resolution: Resolution that exited images are decoded at, 'fine' or
             'coarse'.
+        shares: Shares of cells that can be refined, ascending.
+        tau: Score above which a cell is worth refining, or None.
+        cell_score: Score of the cells.
     """
 
     eta: float
     policy: nn.Module | None
     resolution: str
+    shares: tuple[float, ...]
+    tau: float | None
+    cell_score: nn.Module
 
 
 @dataclass(frozen=True)
@@ -37,26 +44,28 @@ class ExitContext:
     """Settings, evidence and records of the passes inside a block.
 
     Attributes:
-        eta: Threshold instead of the backbone's own, or None.
-        policy: Exit policy instead of its own, or None.
-        resolution: Exit resolution instead of its own, or None.
+        settings: Values instead of the backbone's own, by the names of
+            :class:`ExitSettings`.
         compared: Policies whose confidences are wanted beside, by name.
         content: 1 where a pixel is no padding, (B, 1, H, W), or None where
             all are content.
         paths: File of each image, B, or none at all.
         decoder: Function from coarse maps to the logits of every pixel.
+        truth: Label of every pixel, -1 where it does not count, (B, H, W),
+            or None where it is not known.
+        judge: Function from these logits to errors, see :class:`Evidence`.
         given: Maps that a detector takes instead of running its backbone.
         records: Lists that each pass is appended to.
         replayed: Records to return instead of running passes.
     """
 
-    eta: float | None = None
-    policy: nn.Module | None = None
-    resolution: str | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
     compared: Mapping[str, nn.Module] = field(default_factory=dict)
     content: Tensor | None = None
     paths: Sequence[str] = ()
     decoder: Callable[[Maps], Tensor] | None = None
+    truth: Tensor | None = None
+    judge: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     given: Maps | None = None
     records: tuple[list[ScopeResult], ...] = ()
     replayed: Iterator[ScopeResult] | None = None

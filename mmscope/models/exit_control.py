@@ -10,11 +10,12 @@ from mmscope.registry import MODELS
 from mmscope.utils.config import type_name
 from mmscope.utils.structures import unwrap
 
+from .cell_scores import CellScore, score_class
 from .exit_context import changed_context, exit_context
 from .exit_policies import ExitPolicy
 from .mambascope import MambaScopeBackbone
-from .scope_options import CHOICES
-from .stages import ScopeResult
+from .scope_options import CHOICES, check_alpha, check_tau
+from .scope_result import ScopeResult
 
 
 def has_exits(model_or_cfg: nn.Module | Mapping) -> bool:
@@ -81,8 +82,11 @@ def exit_settings(
     policy: dict | ExitPolicy | None = None,
     resolution: str | None = None,
     compared: Mapping[str, dict | ExitPolicy] | None = None,
+    alpha: float | Sequence[float] | None = None,
+    tau: float | None = None,
+    cell_score: dict | CellScore | None = None,
 ) -> Iterator[None]:
-    """Change how a model decides about exits, inside a block.
+    """Change how a model decides what to refine, inside a block.
 
     It holds for every way to run the model, or its backbone alone, in the
     thread that entered the block; nothing is set on the model. Blocks may be
@@ -97,6 +101,10 @@ def exit_settings(
         compared: Policies, or their configs, that judge beside and decide
             nothing: predictions carry their confidences as
             ``exit_confidences``, by the same names.
+        alpha: Share of cells to refine, or several of them.
+        tau: Score above which a cell is worth refining; -inf refines all
+            that ``alpha`` allows.
+        cell_score: Score of the cells, or its config.
 
     Raises:
         TypeError: the model has no such backbone.
@@ -120,14 +128,23 @@ def exit_settings(
             'the backbone has exit_head=None, so that there is nothing to '
             'judge: build it with one, or use eta=1 without a policy'
         )
-    given = dict(eta=eta, resolution=resolution)
+    given = dict(eta=eta, resolution=resolution, tau=check_tau(tau))
+    if alpha is not None:
+        ladder = check_alpha(alpha)
+        given['shares'] = ladder if isinstance(ladder, tuple) else (ladder,)
     if policy is not None:
-        given['policy'] = _build_policy(policy, net)
+        given['policy'] = _build(policy, net)
+    if cell_score is not None:
+        if isinstance(cell_score, Mapping):
+            score_class(cell_score)
+        given['cell_score'] = _build(cell_score, net)
+    context = exit_context(net)
+    changed = {k: value for k, value in given.items() if value is not None}
+    changes = dict(settings={**context.settings, **changed})
     if compared is not None:
-        given['compared'] = {
-            name: _build_policy(one, net) for name, one in compared.items()
+        changes['compared'] = {
+            name: _build(one, net) for name, one in compared.items()
         }
-    changes = {key: value for key, value in given.items() if value is not None}
     with changed_context(net, **changes):
         yield
 
@@ -174,9 +191,7 @@ def _scope_backbone(model: nn.Module) -> MambaScopeBackbone:
     return net
 
 
-def _build_policy(
-    policy: dict | ExitPolicy, net: MambaScopeBackbone
-) -> nn.Module:
-    if isinstance(policy, nn.Module):
-        return policy
-    return MODELS.build(policy).to(net.cls_token.device).eval()
+def _build(part: dict | nn.Module, net: MambaScopeBackbone) -> nn.Module:
+    if isinstance(part, nn.Module):
+        return part
+    return MODELS.build(part).to(net.cls_token.device).eval()

@@ -15,7 +15,7 @@ from mmscope.functional.checks import check_choice, check_share
 from mmscope.functional.confidence import MULTI_LABEL_CONFIDENCES
 from mmscope.registry import MODELS
 
-from .stages import Evidence
+from .evidence import Evidence
 
 
 def image_key(path: str) -> str:
@@ -118,11 +118,7 @@ class PixelConfidence(ExitPolicy):
         Raises:
             TypeError: the model predicts no pixels.
         """
-        logits = evidence.decode().float()
-        if logits.shape[1] == 1:
-            # a sigmoid, as the softmax against a background of 0
-            logits = torch.cat([logits, torch.zeros_like(logits)], dim=1)
-        prob = logits.softmax(dim=1).amax(dim=1)
+        prob = evidence.certainty('exit_policy=PixelConfidence')
         content = nn.functional.interpolate(
             evidence.content, prob.shape[1:], mode='area'
         ).squeeze(1)

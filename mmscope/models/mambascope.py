@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mmscope.functional import num_selected, should_exit, valid_cells
 from mmscope.registry import MODELS
 
+from .cell_scores import CellScore, score_class
+from .evidence import Evidence
 from .exit_context import (
     ExitContext,
     ExitSettings,
@@ -18,16 +20,19 @@ from .exit_context import (
     next_record,
 )
 from .layers import ScoreMetric
+from .refinement import Refinement, refine_alike, refine_by_need
 from .reuse import FeatureReuse
 from .scope_options import (
     ScopeNumbers,
+    check_context,
     check_eta,
     check_options,
     check_valid,
     resolve_score_layers,
 )
+from .scope_result import Decision, ScopeResult
 from .scope_stages import ScopeStages
-from .stages import CoarseStage, Decision, Evidence, ScopeResult, hard_rows
+from .stages import join_stages
 from .vim import VimEncoder
 
 
@@ -36,9 +41,14 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
     """Coarse-to-fine scoping Vision Mamba as a backbone.
 
     A pass over the half-size image answers simple images. For the others,
-    the most important share ``alpha`` of its cells is embedded at full
-    resolution and the same encoder runs once more over these and the coarse
-    rest. In training every image takes both passes.
+    the share ``alpha`` of its cells with the highest scores is embedded at
+    full resolution and the same encoder runs once more over these and the
+    coarse rest. In training every image takes both passes.
+
+    The paper refines by importance, the same share everywhere. Beyond it,
+    ``cell_score`` takes other scores, and with several shares and ``tau``
+    each image gets the smallest share that covers its cells with a score
+    above ``tau``; one without such cells exits.
 
     As the backbone of an unmodified mmseg or mmdet model, set
     ``exit_head=None`` and ``eta=1`` to train: their losses do not supervise
@@ -57,7 +67,8 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
         init_cfg: mmengine's; of type 'Pretrained' it takes checkpoints of
             ours and of the official Vim.
         alpha: Share of coarse cells to refine; 1 refines all, 0 never runs
-            the fine pass.
+            the fine pass. Or several, ascending: training draws one of them
+            for each batch, inference takes the largest, or what ``tau`` asks.
         beta: Smoothing of importance over layers, in [0, 1) (Eq. 12).
         eta: Confidence from which an image exits; 0 always, 1 never.
             Training ignores it.
@@ -65,6 +76,10 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
             must be 1).
         exit_policy: Config of an :class:`ExitPolicy` whose confidence decides
             in inference; None leaves it to the exit head.
+        cell_score: Config of a :class:`CellScore` that says which cells are
+            refined; None for the paper's :class:`Importance`.
+        tau: Score above which a cell is worth refining, in inference; None
+            refines as many cells as ``alpha`` allows.
         importance: Metric of :func:`mmscope.functional.importance_score`, or a
             dict of its ``metric``, ``direction`` and ``num_top``.
         score_layers: Blocks, counted from 0, that score tokens; by default
@@ -72,7 +87,10 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
         reuse: 'mlp', 'linear' or 'none' (Eq. 17-19).
         reuse_cls: Whether the class token is reused, too.
         unselected: Tokens of the cells that are not refined: their coarse
-            input 'embedding' (as in CF-ViT) or output 'feature'.
+            input 'embedding' (as in CF-ViT) or output 'feature', or 'drop'
+            for none: these cells keep their coarse features in the maps.
+        num_context: Number of tokens that stand for dropped cells: the means
+            of as many runs of their coarse embeddings.
         cls_position: 'first', 'middle' or 'last' of the refined tokens.
         token_order: 'important_first', 'important_last' or 'raster'.
         exit_resolution: 'fine', or 'coarse' to have mmscope's segmentor and
@@ -105,18 +123,21 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
         drop_path_rate: float = 0.0,
         scan_backend: str = 'auto',
         init_cfg: dict | list[dict] | None = None,
-        alpha: float = 0.8,
+        alpha: float | Sequence[float] = 0.8,
         beta: float = 0.99,
         eta: float = 1.0,
         exit_head: dict | None = dict(  # noqa: B006 - never written to
             type='mmscope.MultiLabelExitHead', num_classes=150
         ),
         exit_policy: dict | None = None,
+        cell_score: dict | None = None,
+        tau: float | None = None,
         importance: str | dict = 'max_softplus',
         score_layers: Sequence[int] | None = None,
         reuse: str = 'mlp',
         reuse_cls: bool = False,
         unselected: str = 'embedding',
+        num_context: int = 0,
         cls_position: str = 'middle',
         token_order: str = 'important_first',
         exit_resolution: str = 'fine',
@@ -139,8 +160,13 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
             )
         if reuse_cls and reuse == 'none':
             raise ValueError("reuse_cls=True needs reuse='mlp' or 'linear'")
+        check_context(num_context, unselected)
+        score = score_class(cell_score)
         needs_final_norm = (
-            exit_head is not None or reuse != 'none' or unselected == 'feature'
+            exit_head is not None
+            or reuse != 'none'
+            or unselected == 'feature'
+            or score.reads_features
         )
         super().__init__(
             arch=arch,
@@ -160,7 +186,7 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
         self.score_metric = ScoreMetric.parse(importance)
         self.score_layers = resolve_score_layers(score_layers, self.num_layers)
         self.reuse_cls = reuse_cls
-        self.unselected = unselected
+        self.unselected, self.num_context = unselected, num_context
         self.cls_position, self.token_order = cls_position, token_order
         self.exit_resolution = exit_resolution
 
@@ -169,7 +195,11 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
         self.exit_head = None
         if exit_head is not None:
             self.exit_head = MODELS.build(dict(exit_head, in_channels=dims))
-        self.alpha, self.beta, self.eta = alpha, beta, eta
+        self.alpha, self.beta, self.eta, self.tau = alpha, beta, eta, tau
+        score_cfg = dict(cell_score or {}, type=score)
+        if score.reads_features:
+            score_cfg['in_channels'] = dims
+        self.cell_score: CellScore = MODELS.build(score_cfg)
         self.exit_policy = None
         if exit_policy is not None:
             self.exit_policy = MODELS.build(exit_policy)
@@ -184,14 +214,17 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
 
     def _freeze_unread(self) -> None:
         """Leave no trainable parameter without gradient, as DDP asks."""
+        rest = min(self.shares) < 1
         read = (
             self.exit_head is not None
             or self.reuse is not None
-            or (self.unselected == 'feature' and self.alpha < 1)
+            or (self.unselected == 'feature' and rest)
         )
         self.freeze(self.num_layers - 1 if read else self.out_indices[-1])
-        unread = [] if read else [self.norm_f, self.coarse_cls_pos_embed]
-        if not read and self.alpha == 1:
+        unread = [] if read else [self.norm_f]
+        if not read and not (self.unselected == 'drop' and rest):
+            unread.append(self.coarse_cls_pos_embed)
+        if not read and not rest:
             unread.append(self.coarse_pos_embed)
         for parameter in unread:
             if parameter is not None:
@@ -206,27 +239,32 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
         Returns:
             One (B, C, H / P, W / P) for each of ``out_indices``.
         """
-        if self.training and self.exit_head is not None:
+        learns = any(True for _ in self.cell_score.parameters())
+        if self.training and (self.exit_head is not None or learns):
             # the logger shows a warning once
             MMLogger.get_current_instance().warning(
-                'the exit head gets no gradient from this model: train with '
-                'exit_head=None and eta=1, or use '
-                "type='mmscope.MambaScopeSegmentor', which supervises it"
+                'the exit head and learned cell scores get no gradient from '
+                'this model: train with exit_head=None and eta=1, or use '
+                "type='mmscope.MambaScopeSegmentor', which supervises them"
             )
         return self.scope(x).merged_maps()
 
     @property
     def exit_settings(self) -> ExitSettings:
-        """Threshold, policy and resolution that hold now in inference.
+        """What holds now in inference.
 
-        They are its own, but for those of a :func:`exit_settings` block.
+        It is the backbone's own, but for that of a :func:`exit_settings`
+        block.
         """
-        context = exit_context(self)
-        return ExitSettings(
-            self.eta if context.eta is None else context.eta,
-            self.exit_policy if context.policy is None else context.policy,
-            context.resolution or self.exit_resolution,
+        own = ExitSettings(
+            self.eta,
+            self.exit_policy,
+            self.exit_resolution,
+            self.shares,
+            self.tau,
+            self.cell_score,
         )
+        return own._replace(**exit_context(self).settings)
 
     def scope(
         self,
@@ -251,6 +289,8 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
             ValueError: ``x`` is no batch of images, ``valid`` is of another
                 shape, ``eta`` out of range or without exit head, or
                 ``alpha`` is 0 in training.
+            TypeError: a policy or score decodes pixels and nothing around
+                does that.
         """
         context = exit_context(self)
         if context.replayed is None:
@@ -286,17 +326,22 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
         if valid is not None:
             valid = check_valid(valid, x, 2 * self.patch_size)
         coarse = self._encode_coarse(x)
-        if self.exit_head is None:
-            confidence = torch.full_like(coarse.importance[:, 0], nan)
-            exited = should_exit(confidence, eta)
-            decision = Decision(confidence, exited, None, {})
-        else:
-            if content is None:
-                content = x.new_ones(1, 1, 1, 1).expand(x.shape[0], 1, *size)
-            decision = self._decide(coarse, content, eta, context)
-        num = num_selected(self.alpha, coarse.importance.shape[1])
-        hard = hard_rows(decision.exited, eta)
-        return ScopeResult(x, valid, coarse, decision, hard, num)
+        if content is None:
+            content = x.new_ones(1, 1, 1, 1).expand(x.shape[0], 1, *size)
+        logits = None if self.exit_head is None else self.exit_head(coarse.cls)
+        evidence = Evidence(
+            coarse,
+            logits,
+            x,
+            content,
+            2 * self.patch_size,
+            context.paths,
+            context.decoder,
+            context.judge,
+        )
+        decision = self._decide(evidence, eta, context)
+        decision, refinement = self._choose_cells(decision, valid, eta)
+        return ScopeResult(x, valid, coarse, decision, refinement)
 
     def fine(self, result: ScopeResult) -> ScopeResult:
         """Run the fine pass over the hard images of a coarse one.
@@ -307,34 +352,34 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
         Returns:
             The same record with its fine stage.
         """
-        if not result.hard.shape[0]:
+        groups = result.refinement.groups
+        stages = []
+        for num, index in groups:
+            images, coarse, scores, valid = result.to_refine(index)
+            stages.append(
+                self._encode_fine(images, coarse, scores, num, valid)
+            )
+        if not stages:
             return result
-        return replace(result, fine=self._encode_fine(*result.to_refine()))
+        fine = stages[0]
+        if len(stages) > 1:
+            fine = join_stages(stages, [index for _, index in groups])
+        return replace(result, fine=fine)
 
     def _decide(
-        self,
-        coarse: CoarseStage,
-        content: Tensor,
-        eta: float,
-        context: ExitContext,
+        self, evidence: Evidence, eta: float, context: ExitContext
     ) -> Decision:
         """Judge the coarse answers (Eq. 6-7), by the policy if there is one.
 
         Args:
-            coarse: Coarse stage of B images.
-            content: 1 where a pixel is no padding, (B, 1, H, W).
+            evidence: What there is to judge by, of B images.
             eta: Threshold.
-            context: Policies and evidence that hold now.
+            context: Policies that hold now.
         """
-        evidence = Evidence(
-            coarse,
-            self.exit_head(coarse.cls),
-            content,
-            context.paths,
-            context.decoder,
-        )
         policy = None if self.training else self.exit_settings.policy
-        if policy is None:
+        if self.exit_head is None:
+            confidence = torch.full_like(evidence.coarse.importance[:, 0], nan)
+        elif policy is None:
             confidence = self.exit_head.confidence(evidence.logits)
         else:
             confidence = policy(evidence)
@@ -344,9 +389,50 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
         exited = should_exit(confidence, eta)
         return Decision(confidence, exited, evidence, compared)
 
+    def _choose_cells(
+        self, decision: Decision, valid: Tensor | None, eta: float
+    ) -> tuple[Decision, Refinement]:
+        """Say how many cells of which images are refined.
+
+        Args:
+            decision: Judgement of the coarse answers.
+            valid: Valid cells, (B, N_c), or None for all.
+            eta: Threshold that they were judged at.
+
+        Returns:
+            The judgement, with the images that have no cell worth refining
+            among those that exit, and the refinement.
+        """
+        evidence, settings = decision.evidence, self.exit_settings
+        num_coarse = evidence.coarse.importance.shape[1]
+        if self.training:
+            shares, tau = self.shares, None
+            if len(shares) > 1:
+                drawn = torch.randint(len(shares), ()).item()
+                shares = shares[drawn : drawn + 1]
+        else:
+            shares, tau = settings.shares, settings.tau
+        nums = [num_selected(share, num_coarse) for share in shares]
+        if tau is None or eta == 0:
+            return decision, refine_alike(
+                decision.exited,
+                eta,
+                nums[-1],
+                lambda: settings.cell_score(evidence),
+            )
+        scores = settings.cell_score(evidence)
+        # one that is not finite is no reason to exit
+        worth = ~(scores <= tau)
+        if valid is not None:
+            worth &= valid
+        wanted = worth.sum(dim=1)
+        exited = decision.exited | (wanted == 0)
+        refinement = refine_by_need(exited, wanted, nums, scores)
+        return decision._replace(exited=exited), refinement
+
     def _resolve_eta(self, eta: float | None) -> float:
         if self.training:
-            if self.alpha == 0:
+            if self.shares[-1] == 0:
                 raise ValueError(
                     'alpha=0 never runs the fine pass, so that its parts '
                     'would not be trained; train with alpha above 0'
@@ -355,4 +441,4 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
         eta = self.exit_settings.eta if eta is None else eta
         eta = check_eta(eta, self.exit_head)
         # without a fine pass nothing can be refined
-        return 0.0 if self.alpha == 0 else eta
+        return 0.0 if self.exit_settings.shares[-1] == 0 else eta

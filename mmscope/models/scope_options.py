@@ -12,7 +12,7 @@ from .reuse import REUSES
 CHOICES = dict(
     out_type=('featmap',),
     reuse=REUSES,
-    unselected=('embedding', 'feature'),
+    unselected=('embedding', 'feature', 'drop'),
     cls_position=CLS_POSITIONS,
     token_order=TOKEN_ORDERS,
     exit_resolution=('fine', 'coarse'),
@@ -47,19 +47,100 @@ def check_eta(eta: float | Tensor, exit_head: nn.Module | None) -> float:
     return eta
 
 
+def check_context(num_context: int, unselected: str) -> None:
+    """Refuse context tokens that nothing would make.
+
+    Raises:
+        ValueError: the number is negative or no integer, or no cell is
+            dropped.
+    """
+    if not isinstance(num_context, int) or num_context < 0:
+        raise ValueError(
+            f'num_context must be an integer of at least 0, got {num_context}'
+        )
+    if num_context and unselected != 'drop':
+        raise ValueError(
+            f'num_context={num_context} stands for dropped cells, and '
+            f"unselected={unselected!r} drops none: set unselected='drop'"
+        )
+
+
+def check_alpha(
+    alpha: float | Tensor | Sequence[float],
+) -> float | tuple[float, ...]:
+    """Refuse shares out of range, and ladders that do not rise.
+
+    Args:
+        alpha: Share of cells, or several in ascending order.
+
+    Returns:
+        The share as a number, or the ladder as numbers.
+
+    Raises:
+        ValueError: a share is none in [0, 1], or the ladder has none, or 0,
+            or does not ascend.
+    """
+    if not isinstance(alpha, list | tuple):
+        return check_share('alpha', alpha)
+    ladder = tuple(check_share('alpha', share) for share in alpha)
+    if not ladder or ladder[0] == 0 or list(ladder) != sorted(set(ladder)):
+        raise ValueError(
+            'a ladder of alpha must have ascending shares in (0, 1], such as '
+            f'(0.2, 0.4, 0.6, 0.8, 1), got {tuple(alpha)}; a share of 0 is an '
+            'exit, which eta and tau decide'
+        )
+    return ladder
+
+
+def check_tau(tau: float | Tensor | None) -> float | None:
+    """Refuse thresholds of cell scores that are no numbers.
+
+    Args:
+        tau: Threshold, or None.
+
+    Returns:
+        The threshold as a number, or None.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    if tau is None:
+        return None
+    if isinstance(tau, str | bool) or float(tau) != float(tau):
+        raise ValueError(
+            f'tau must be a number or None, got {tau!r}; scores above it are '
+            'refined, and None refines all cells that alpha allows'
+        )
+    return float(tau)
+
+
 class ScopeNumbers:
     """Mixin of a backbone: its shares, checked whenever they are set."""
 
     exit_head: nn.Module | None
 
     @property
-    def alpha(self) -> float:
-        """Share of coarse cells to refine, in [0, 1]."""
+    def alpha(self) -> float | tuple[float, ...]:
+        """Share of coarse cells to refine, in [0, 1], or several of them."""
         return self._alpha
 
     @alpha.setter
-    def alpha(self, value: float | Tensor) -> None:
-        self._alpha = check_share('alpha', value)
+    def alpha(self, value: float | Tensor | Sequence[float]) -> None:
+        self._alpha = check_alpha(value)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Shares of coarse cells that can be refined, ascending."""
+        return self.alpha if isinstance(self.alpha, tuple) else (self.alpha,)
+
+    @property
+    def tau(self) -> float | None:
+        """Score above which a cell is worth refining, or None for all."""
+        return self._tau
+
+    @tau.setter
+    def tau(self, value: float | Tensor | None) -> None:
+        self._tau = check_tau(value)
 
     @property
     def beta(self) -> float:

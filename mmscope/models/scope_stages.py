@@ -1,5 +1,6 @@
 """Both encodings of MambaScope: the half-size image, the important cells."""
 
+import torch
 from torch import Tensor, nn
 
 from mmscope.functional import (
@@ -9,7 +10,7 @@ from mmscope.functional import (
     fine_layout,
     fine_places,
     insert_cls,
-    num_selected,
+    run_means,
     select_tokens,
     split_cls,
     take_tokens,
@@ -26,14 +27,14 @@ class ScopeStages:
     """Mixin of a :class:`VimEncoder` that runs it over both sequences.
 
     Attributes:
-        alpha: Share of coarse cells to refine.
         beta: Smoothing of importance over layers.
         score_metric: Score of a token in one layer.
         score_layers: Blocks that score tokens.
         reuse: Network that hands coarse features on, or None.
         reuse_cls: Whether the class token is handed on, too.
-        unselected: Tokens of the cells that are not refined, 'embedding' or
-            'feature'.
+        unselected: Tokens of the cells that are not refined: 'embedding',
+            'feature', or 'drop' for none.
+        num_context: Number of tokens that stand for dropped ones.
         cls_position: Place of the class token among the refined ones.
         token_order: Order of refined tokens and the others.
         exit_head: Head on the class token, or None.
@@ -43,13 +44,13 @@ class ScopeStages:
             where they are resampled from the fine ones.
     """
 
-    alpha: float
     beta: float
     score_metric: ScoreMetric
     score_layers: tuple[int, ...]
     reuse: FeatureReuse | None
     reuse_cls: bool
     unselected: str
+    num_context: int
     cls_position: str
     token_order: str
     exit_head: ExitHead | None
@@ -87,27 +88,42 @@ class ScopeStages:
         return CoarseStage(tokens, features, last_cls, maps, importance)
 
     def _encode_fine(
-        self, x: Tensor, coarse: CoarseStage, valid: Tensor | None = None
+        self,
+        x: Tensor,
+        coarse: CoarseStage,
+        scores: Tensor,
+        num: int,
+        valid: Tensor | None = None,
     ) -> FineStage:
-        """Refine the most important cells (Eq. 13-19, Algorithms 1 and 2).
+        """Refine the best cells (Eq. 13-19, Algorithms 1 and 2).
 
         Args:
             x: Images, padded, (B, 3, H, W).
             coarse: Coarse stage of these images.
+            scores: Scores of their cells, (B, N_c).
+            num: Number of cells to refine.
             valid: Coarse cells that show some of an image, (B, N_c), or None
                 for all.
         """
         grid = tuple(side // self.patch_size for side in x.shape[2:])
-        num = num_selected(self.alpha, coarse.importance.shape[1])
-        selected, unselected = select_tokens(coarse.importance, num, valid)
+        selected, unselected = select_tokens(scores, num, valid)
         sequence, layout = self._fine_sequence(
             x, coarse, selected, unselected, grid
         )
         out = self.encode(sequence)
         cells, cls_place = fine_places(layout)
-        maps = tuple(
-            tokens_to_map(take_tokens(norm(level), cells), grid)
+        levels = [
+            norm(level)
             for norm, level in zip(self.level_norms, out.levels, strict=True)
+        ]
+        if self.unselected == 'drop':
+            # the other cells keep what the coarse pass made of them
+            levels = [
+                torch.cat([level, take_tokens(m.flatten(2).mT, unselected)], 1)
+                for level, m in zip(levels, coarse.maps, strict=True)
+            ]
+        maps = tuple(
+            tokens_to_map(take_tokens(level, cells), grid) for level in levels
         )
         logits = None
         if self.exit_head is not None:
@@ -138,18 +154,21 @@ class ScopeStages:
             if self.reuse_cls:
                 cls = cls + self.reuse(coarse.cls.unsqueeze(1))
         source = (
-            coarse.tokens
-            if self.unselected == 'embedding'
-            else coarse.features
+            coarse.features if self.unselected == 'feature' else coarse.tokens
         )
+        others = take_tokens(source, unselected)
+        num_context = None
+        if self.unselected == 'drop':
+            num_context = min(self.num_context, unselected.shape[1])
+            others = run_means(others, num_context)
         layout = fine_layout(
             fine_index,
             unselected,
             coarse_width,
             self.cls_position,
             self.token_order,
+            num_context,
         )
-        others = take_tokens(source, unselected)
         return build_fine_sequence(fine, others, cls, layout), layout
 
     def _coarse_pos_embeds(

@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmscope.functional import to_fine_grid
@@ -11,10 +12,11 @@ from mmscope.functional.windows import windows
 from mmscope.registry import MODELS
 from mmscope.utils.versions import require
 
-from .early_exit import EarlyExitMixin, frozen_batch_norm
+from .early_exit import EarlyExitMixin, evaluated, frozen_batch_norm
 from .exit_context import ExitContext, exit_context
 from .exit_control import collect_passes
-from .stages import Maps, ScopeResult
+from .scope_result import ScopeResult
+from .stages import Maps
 
 require('mmseg')
 
@@ -57,6 +59,7 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
     """
 
     task_head = 'decode_head'
+    predicts_pixels = True
 
     def __init__(
         self,
@@ -108,7 +111,7 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
             data_samples: With ``gt_sem_seg``.
         """
         target = self.exit_target(data_samples)
-        with self.showing(inputs, data_samples):
+        with self.showing(inputs, data_samples), self.deciding(inputs):
             result = self.backbone.scope(inputs)
         maps = self._neck(result.features)
         losses = self._decode_head_forward_train(maps, data_samples)
@@ -154,13 +157,58 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
     def deciding(
         self, inputs: Tensor, batch_img_metas: list[dict] | None = None
     ) -> AbstractContextManager[ExitContext]:
-        """Let policies decode the coarse maps; see the mixin."""
+        """Let policies and scores decode the coarse maps; see the mixin."""
         metas = batch_img_metas or [dict(img_shape=inputs.shape[2:])]
+        truth = exit_context(self.backbone).truth
 
         def decode(maps: Maps) -> Tensor:
-            return self._decode(self._coarse_maps(maps), metas)
+            if not self.training:
+                return self._decode(self._coarse_maps(maps), metas)
+            # it decides what is refined, and teaches nothing
+            neck = self.neck if self.with_neck else None
+            with torch.no_grad(), evaluated(neck, self.decode_head):
+                return self._decode(self._coarse_maps(maps), metas)
 
-        return self.in_context(decoder=decode)
+        def judge(logits: Tensor) -> tuple[Tensor, Tensor]:
+            if logits.shape[2:] != truth.shape[1:]:
+                logits = F.interpolate(logits, truth.shape[1:])
+            counts = truth >= 0
+            wrong = (self._labels(logits) != truth) & counts
+            return wrong, counts.unsqueeze(1)
+
+        return self.in_context(
+            decoder=decode, judge=None if truth is None else judge
+        )
+
+    def _labels(self, logits: Tensor) -> Tensor:
+        """The class that is predicted for each pixel, (B, H, W)."""
+        if logits.shape[1] > 1:
+            return logits.argmax(dim=1)
+        return (logits.sigmoid() > self.decode_head.threshold)[:, 0].long()
+
+    def labels_shown(
+        self, inputs: Tensor, samples: list[SegDataSample] | None
+    ) -> Tensor | None:
+        """Labels on the canvas that the model sees; see the mixin."""
+        settings = self.backbone.exit_settings
+        if not settings.cell_score.needs_truth or not all(
+            'gt_sem_seg' in one for one in samples or [{}]
+        ):
+            return None
+        canvas = tuple(inputs.shape[2:])
+        labels = inputs.new_full((len(inputs), *canvas), -1, dtype=torch.long)
+        for row, sample in zip(labels, samples, strict=True):
+            mask = sample.gt_sem_seg.data.to(labels.device)
+            if tuple(mask.shape[1:]) != canvas:
+                # the test pipeline leaves masks at the image file's size
+                size = sample.metainfo.get('img_shape', canvas)[:2]
+                mask = F.interpolate(mask[None].float(), size)[0].long()
+            shown = mask[0].long()
+            shown = shown.masked_fill(
+                shown == self.decode_head.ignore_index, -1
+            )
+            row[: shown.shape[0], : shown.shape[1]] = shown
+        return labels
 
     def extract_feat(self, inputs: Tensor) -> Maps:
         """Maps of the neck, whichever pass an image ended in.
@@ -212,7 +260,7 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
         Returns:
             Mean logits of the windows over each pixel, (B, K, H, W).
         """
-        content = exit_context(self.backbone).content
+        context = exit_context(self.backbone)
         canvas = inputs.shape[2:]
         logits = inputs.new_zeros(len(inputs), self.out_channels, *canvas)
         count = inputs.new_zeros(1, 1, *canvas)
@@ -221,12 +269,15 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
         ):
             window = (..., rows, columns)
             crop = inputs[window]
-            shown = None if content is None else content[window]
+            shown, truth = (
+                None if whole is None else whole[window]
+                for whole in (context.content, context.truth)
+            )
             # decode heads take a torch.Size for that of a window
             metas = [
                 dict(m, img_shape=crop.shape[2:]) for m in batch_img_metas
             ]
-            with self.in_context(content=shown):
+            with self.in_context(content=shown, truth=truth):
                 logits[window] += self.encode_decode(crop, metas)
             count[window] += 1
         return logits / count

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 import torch
 from mmengine.model import BaseModel
@@ -38,11 +39,14 @@ class ModelFlops:
             no norms, and only the patches that the fine stage selects.
         exited: Work by component of an image that leaves after the coarse
             pass.
-        refined: Work of an image that takes both passes, and is decoded twice
-            if the exit policy looks at pixels; of every image where the model
-            has no exits.
+        refined: Work of an image that takes both passes with the largest
+            share of cells, and is decoded twice if the exit policy or the
+            cell score looks at pixels; of every image where the model has no
+            exits.
         coarse: Work of the coarse pass alone, exit head included.
-        fine: Work of the fine pass alone, exit head included.
+        fine: Work of the fine pass alone, exit head included, with the
+            largest share of cells.
+        by_share: Work of a refined image by its share of cells.
     """
 
     shape: Size
@@ -51,9 +55,12 @@ class ModelFlops:
     refined: Counter
     coarse: Counter = field(default_factory=Counter)
     fine: Counter = field(default_factory=Counter)
+    by_share: dict[float, Counter] = field(default_factory=dict)
 
     def expected(self, exit_rate: float) -> Counter:
         """Mean by component if this share of images exits.
+
+        The others are refined with the largest share of cells.
 
         Raises:
             ValueError: the share is outside [0, 1].
@@ -128,31 +135,43 @@ def _scope_flops(
     regions: tuple[int, int],
 ) -> ModelFlops:
     """Count a backbone that refines the images that do not exit."""
-    copied = on_meta(net)
-    copied.exit_policy = None  # it may need more than a backbone
-    first, record = trace(copied, lambda net: net.coarse(image, eta=1.0))
-    second, record = trace(copied, lambda net: net.fine(record))
-    if convention == 'published':
-        first, second = published(first), published(second)
-    coarse, fine = components(first), components(second)
-    if convention == 'published':
-        # all patches are embedded, which is faster than to gather some first
-        cells = image[0, 0].numel() // net.patch_size**2
-        fine['patch'] = fine['patch'] * 4 * record.num_selected // cells
-    tail = tail_exited = tail_flops(model, record.features, *regions)
     settings = net.exit_settings
+    copied = on_meta(net)
+    # policies and scores may need more than a backbone
+    copied.exit_policy = copied.tau = None
+    del copied.cell_score
+    copied.cell_score = attrgetter('coarse.importance')
+    fines = {}
+    for share in settings.shares:
+        copied.alpha = share
+        first, record = trace(copied, lambda net: net.coarse(image, eta=1.0))
+        second, record = trace(
+            copied, lambda net, record=record: net.fine(record)
+        )
+        if convention == 'published':
+            first, second = published(first), published(second)
+        coarse, fine = components(first), components(second)
+        if convention == 'published':
+            # all patches are embedded, which is faster than to gather some
+            cells = image[0, 0].numel() // net.patch_size**2
+            fine['patch'] = fine['patch'] * 4 * record.refinement.most // cells
+        fines[share] = fine
+    tail = tail_exited = tail_flops(model, record.features, *regions)
     if settings.resolution == 'coarse' and tail:
         tail_exited = tail_flops(model, record.coarse_features, *regions)
-    refined = coarse + fine + tail
-    if settings.policy is not None and settings.policy.decodes:
-        refined += tail_exited
+    decodes = settings.cell_score.decodes or (
+        settings.policy is not None and settings.policy.decodes
+    )
+    both = coarse + tail + (tail_exited if decodes else Counter())
+    by_share = {share: both + fine for share, fine in fines.items()}
     return ModelFlops(
         tuple(image.shape[2:]),
         convention,
         exited=coarse + tail_exited,
-        refined=refined,
+        refined=by_share[settings.shares[-1]],
         coarse=coarse,
-        fine=fine,
+        fine=fines[settings.shares[-1]],
+        by_share=by_share,
     )
 
 

@@ -13,8 +13,9 @@ from mmscope.models import (
     RandomExit,
     exit_settings,
 )
+from mmscope.models.evidence import Evidence
 from mmscope.models.exit_policies import build_policy
-from mmscope.models.stages import CoarseStage, Evidence
+from mmscope.models.stages import CoarseStage
 
 
 def evidence(
@@ -29,7 +30,15 @@ def evidence(
         importance=torch.zeros(batch, 6),
     )
     content = torch.ones(batch, 1, 8, 8)
-    return Evidence(coarse, logits, content, paths or [''] * batch, decoder)
+    return Evidence(
+        coarse,
+        logits,
+        images=torch.zeros(batch, 3, 8, 8),
+        content=content,
+        cell_side=4,
+        paths=paths or [''] * batch,
+        decoder=decoder,
+    )
 
 
 def test_head_confidence_is_the_named_mode() -> None:

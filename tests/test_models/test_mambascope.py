@@ -4,7 +4,9 @@ from torch import Tensor
 
 from mmscope.functional import multi_label_confidence
 from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
-from mmscope.models.stages import CoarseStage, Decision, ScopeResult
+from mmscope.models.refinement import Refinement
+from mmscope.models.scope_result import Decision, ScopeResult
+from mmscope.models.stages import CoarseStage
 from mmscope.models.vim import Encoded
 from mmscope.registry import MODELS
 
@@ -327,8 +329,9 @@ def to_refine(coarse: CoarseStage) -> ScopeResult:
         valid=None,
         coarse=coarse,
         decision=Decision(confidence, confidence.bool(), None, {}),
-        hard=torch.tensor([0]),
-        num_selected=3,
+        refinement=Refinement(
+            torch.tensor([0]), coarse.importance, ((3, None),), most=3
+        ),
     )
 
 
