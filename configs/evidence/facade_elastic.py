@@ -1,0 +1,9 @@
+# Elastic MambaScope on labelmefacade: see docs/evidence.md
+_base_ = ['facade_paper.py']
+
+model = dict(
+    backbone=dict(
+        alpha=(0.2, 0.4, 0.6, 0.8, 1.0),
+        cell_score=dict(type='mmscope.CoarseUncertainty'),
+    )
+)
