@@ -3,6 +3,7 @@ _base_ = ['vim.py']
 
 model = dict(
     type='mmscope.MambaScopeSegmentor',
+    data_preprocessor=dict(type='mmscope.ScopeSegDataPreprocessor'),
     backbone=dict(
         type='mmscope.MambaScopeBackbone',
         alpha=0.8,

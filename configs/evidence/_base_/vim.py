@@ -4,9 +4,7 @@ _base_ = ['../../upernet/_base_/upernet.py']
 embed_dims = 64
 num_classes = 8
 model = dict(
-    data_preprocessor=dict(
-        type='mmscope.ScopeSegDataPreprocessor', size=(192, 192)
-    ),
+    data_preprocessor=dict(size=(192, 192)),
     backbone=dict(
         type='mmscope.VisionMambaBackbone',
         arch=dict(embed_dims=embed_dims, num_layers=6),
