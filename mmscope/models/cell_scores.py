@@ -257,8 +257,7 @@ def _cell_changes(result: ScopeResult) -> tuple[Tensor, Tensor]:
     fine = F.avg_pool2d(result.features[-1], 2).flatten(2)
     coarse = result.coarse.maps[-1].flatten(2)
     cosine = F.cosine_similarity(fine.float(), coarse.float(), dim=1)
-    refined = torch.zeros_like(cosine).scatter_(1, result.selected, 1.0)
-    return (1 - cosine).clamp(0, 1), refined * _shown(result)
+    return (1 - cosine).clamp(0, 1), result.refined_cells * _shown(result)
 
 
 def _shown(result: ScopeResult) -> Tensor:

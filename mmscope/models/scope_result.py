@@ -157,6 +157,16 @@ class ScopeResult:
             selected[:, :width].index_copy_(0, self.hard, fine.selected)
         return selected
 
+    @cached_property
+    def refined_cells(self) -> Tensor:
+        """Whether a coarse cell was refined, (B, N_c) bool."""
+        count = torch.zeros_like(self.importance, dtype=torch.long)
+        chosen = self.selected
+        # a scatter has no place for -1: cell 0 is counted as often as there
+        # is one of them, by 0
+        count.scatter_add_(1, chosen.clamp(min=0), (chosen >= 0).long())
+        return count > 0
+
     def groups(self) -> list[tuple[Tensor | None, Maps]]:
         """The maps that images ended with, coarse ones at stride 2P.
 
