@@ -1,14 +1,16 @@
 """Choosing eta: both answers collected, replayed, calibrated, reported."""
 
+from .answering import device_name, measure_fps
 from .answers import ExitAnswers, ImageAnswers
 from .cache import AnswerCache
 from .calibration import BUDGETS, BudgetError, Calibration, calibrate_eta
-from .collect import (
-    collect_answers,
-    count_gflops,
-    device_name,
-    measure_fps,
+from .collect import collect_answers, count_gflops
+from .collect_elastic import (
+    collect_elastic,
+    count_share_gflops,
+    is_elastic,
 )
+from .elastic import ElasticAnswers, ElasticImage, frontier, sweep_elastic
 from .replay import (
     confidence_curve,
     exit_auroc,
@@ -26,14 +28,20 @@ __all__ = [
     'AnswerCache',
     'BudgetError',
     'Calibration',
+    'ElasticAnswers',
+    'ElasticImage',
     'ExitAnswers',
     'ImageAnswers',
     'calibrate_eta',
     'collect_answers',
+    'collect_elastic',
     'confidence_curve',
     'count_gflops',
+    'count_share_gflops',
     'device_name',
     'exit_auroc',
+    'frontier',
+    'is_elastic',
     'measure_fps',
     'oracle_curve',
     'random_curve',
@@ -41,5 +49,6 @@ __all__ = [
     'share_of_oracle',
     'stage_counts',
     'summarize',
+    'sweep_elastic',
     'sweep_eta',
 ]

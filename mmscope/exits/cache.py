@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,6 @@ from mmscope.version import __version__
 from .answers import ImageAnswers
 from .plain_data import load_plain, pack, save_plain
 
-FIELDS = tuple(ImageAnswers.__annotations__)
-
 
 class AnswerCache:
     """Answers on disk, one file for each image, so that a run can go on.
@@ -29,16 +28,22 @@ class AnswerCache:
 
     Args:
         folder: Folder of the files; None keeps nothing.
+        kind: Dataclass of the answers to an image.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, kind: type = ImageAnswers) -> None:
+        self.folder, self.kind = folder, kind
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
     @classmethod
     def of_run(
-        cls, out_dir: Path, cfg: Config, checkpoint: str, device: str = 'cpu'
+        cls,
+        out_dir: Path,
+        cfg: Config,
+        checkpoint: str,
+        device: str = 'cpu',
+        kind: type = ImageAnswers,
     ) -> 'AnswerCache':
         """The cache of a model and how it is tested, below ``out_dir``.
 
@@ -51,19 +56,21 @@ class AnswerCache:
             cfg: Complete config.
             checkpoint: File of the weights.
             device: Name of the device, on which times depend.
+            kind: Dataclass of the answers to an image.
         """
         settings = cfg.to_dict()
-        settings['model']['backbone'].pop('eta', None)
+        for chosen in ('eta', 'tau'):
+            settings['model']['backbone'].pop(chosen, None)
         loader = settings['test_dataloader']
         loader['dataset'].pop('indices', None)
         said = (
             *(settings['model'], loader['dataset'], loader.get('batch_size')),
-            *(settings['test_evaluator'], device, __version__),
+            *(settings['test_evaluator'], device, __version__, kind.__name__),
         )
         digest = hashlib.sha256(repr(said).encode())
         for path in (checkpoint, *files_named_in(said)):
             digest.update(_file_digest(path))
-        return cls(out_dir / f'answers-{digest.hexdigest()[:12]}')
+        return cls(out_dir / f'answers-{digest.hexdigest()[:12]}', kind)
 
     def keys(
         self, dataset: Dataset, indices: Sequence[int]
@@ -73,25 +80,26 @@ class AnswerCache:
             return dict.fromkeys(indices)
         return {index: image_digest(dataset, index) for index in indices}
 
-    def load(self, key: str | None) -> ImageAnswers | None:
+    def load(self, key: str | None) -> Any:
         """The answers by a name, if they are there and can be read."""
         path = self._path(key)
         if path is None or not path.is_file():
             return None
         try:
-            return ImageAnswers(**load_plain(path))
+            return self.kind(**load_plain(path))
         except (ValueError, TypeError) as err:
             _logger().warning('%s; its image is answered again', err)
             return None
 
-    def save(self, key: str | None, answers: ImageAnswers) -> None:
+    def save(self, key: str | None, answers: Any) -> None:
         """Keep answers; an interrupted write leaves nothing behind."""
         path = self._path(key)
         if path is None:
             return
         part = path.with_suffix('.part')
         try:
-            save_plain({name: getattr(answers, name) for name in FIELDS}, part)
+            names = [one.name for one in fields(self.kind)]
+            save_plain({name: getattr(answers, name) for name in names}, part)
         except TypeError as err:
             _logger().warning('answers are not kept: %s', err)
             self.folder = None

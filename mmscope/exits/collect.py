@@ -1,7 +1,6 @@
 """Both answers to every image of a dataset."""
 
 import functools
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -9,10 +8,8 @@ from math import inf, isfinite, nan
 
 import numpy as np
 import torch
-from mmengine.structures import BaseDataElement
-from rich.progress import Progress
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from mmscope.evaluation.task_metric import Entry, TaskMetric
 from mmscope.functional.windows import windows
@@ -20,12 +17,12 @@ from mmscope.models import (
     ScopeResult,
     coarse_answers,
     collect_passes,
-    exit_settings,
     require_exits,
 )
 from mmscope.utils.flops import model_flops
 from mmscope.utils.structures import canvas_of
 
+from .answering import answer_images, item_of, predict_timed, slides
 from .answers import ExitAnswers, ImageAnswers, gather
 from .cache import AnswerCache
 from .calibration import eta_of_count
@@ -63,33 +60,18 @@ def collect_answers(
         ValueError: the model has no exit head, or the loader is empty.
     """
     require_exits(model, 'choosing eta')
-    if len(loader.dataset) == 0:
-        raise ValueError('the dataset is empty; check its folders')
-    indices = range(len(loader.dataset)) if indices is None else indices
-    cache = cache or AnswerCache(None)
     policies = dict(policies or {})
     names = OWN_POLICY, *policies
     model.eval()
-    keys = cache.keys(loader.dataset, indices)
-    found = {index: cache.load(key) for index, key in keys.items()}
-    rest = [
-        index
-        for index, one in found.items()
-        if one is None or not one.confidence.keys() >= set(names)
-    ]
-    with Progress() as progress:
-        task = progress.add_task(
-            'Both answers', total=len(found), completed=len(found) - len(rest)
-        )
-        for index, answers in zip(
-            rest,
-            _answer(model, loader, rest, metric, policies, cost),
-            strict=True,
-        ):
-            found[index] = with_confidences_of(found[index], answers)
-            cache.save(keys[index], found[index])
-            progress.advance(task)
-    images = [found[index] for index in indices]
+    images = answer_images(
+        loader,
+        cache or AnswerCache(None),
+        lambda batch: _answer(model, batch, metric, policies, cost),
+        indices,
+        is_enough=lambda one: one.confidence.keys() >= set(names),
+        merge=with_confidences_of,
+        title='Both answers',
+    )
     return {name: gather(images, name) for name in names}
 
 
@@ -128,75 +110,35 @@ def count_gflops(model: nn.Module) -> Cost:
     return count
 
 
-@torch.no_grad()
-def measure_fps(model: nn.Module, loader: DataLoader, eta: float) -> float:
-    """Images per second of real inference, without loading the images.
-
-    Args:
-        model: A model of mmscope.
-        loader: Batches of images; the first only warms up, if there are more.
-        eta: Threshold.
-    """
-    model.eval()
-    counts, times = [], []
-    for batch in loader:
-        samples, seconds = _predict(model, batch, eta)
-        counts.append(len(samples))
-        times.append(seconds)
-    first = 1 if len(times) > 1 else 0
-    return sum(counts[first:]) / sum(times[first:])
-
-
-def device_name(model: nn.Module) -> str:
-    """Name of the device that a model is on."""
-    device = next(model.parameters()).device
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    return device.type
-
-
-def slides(model: nn.Module) -> bool:
-    """Tell whether a model decides about windows and not whole images."""
-    return (getattr(model, 'test_cfg', None) or {}).get('mode') == 'slide'
-
-
 def _answer(
     model: nn.Module,
-    loader: DataLoader,
-    indices: list[int],
+    batch: dict,
     metric: TaskMetric,
     policies: Mapping[str, nn.Module],
     cost: Cost | None,
 ) -> Iterator[ImageAnswers]:
-    """Answer some images of a dataset, in order."""
-    rest = DataLoader(
-        Subset(loader.dataset, indices),
-        batch_size=loader.batch_size,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-    )
-    for batch in rest:
-        coarse, coarse_seconds = _predict(model, batch, 0.0)
-        recording = collect_passes(model) if policies else nullcontext([])
-        with recording as passes:
-            fine, fine_seconds = _predict(model, batch, 1.0)
-        seconds = coarse_seconds / len(coarse), fine_seconds / len(fine)
-        others = _compare(model, batch, passes, policies)
-        ends = zip(metric.entries(fine), metric.entries(coarse), strict=True)
-        for i, (fine_entry, coarse_entry) in enumerate(ends):
-            own = coarse[i].exit_confidence
-            shown, between = (own,), ()
-            if slides(model):
-                shown, between = _windows(model, _item(batch, i), metric)
-            yield ImageAnswers(
-                name=coarse[i].metainfo.get('img_path', ''),
-                confidence={OWN_POLICY: own, **others[i]},
-                windows=shown,
-                entries=(fine_entry, *between, coarse_entry),
-                quality=tuple(map(metric.quality, (coarse_entry, fine_entry))),
-                gflops=cost(canvas_of(coarse[i])) if cost else (nan, nan),
-                seconds=seconds,
-            )
+    """Answer a batch both ways, in order."""
+    coarse, coarse_seconds = predict_timed(model, batch, 0.0)
+    recording = collect_passes(model) if policies else nullcontext([])
+    with recording as passes:
+        fine, fine_seconds = predict_timed(model, batch, 1.0)
+    seconds = coarse_seconds / len(coarse), fine_seconds / len(fine)
+    others = _compare(model, batch, passes, policies)
+    ends = zip(metric.entries(fine), metric.entries(coarse), strict=True)
+    for i, (fine_entry, coarse_entry) in enumerate(ends):
+        own = coarse[i].exit_confidence
+        shown, between = (own,), ()
+        if slides(model):
+            shown, between = _windows(model, item_of(batch, i), metric)
+        yield ImageAnswers(
+            name=coarse[i].metainfo.get('img_path', ''),
+            confidence={OWN_POLICY: own, **others[i]},
+            windows=shown,
+            entries=(fine_entry, *between, coarse_entry),
+            quality=tuple(map(metric.quality, (coarse_entry, fine_entry))),
+            gflops=cost(canvas_of(coarse[i])) if cost else (nan, nan),
+            seconds=seconds,
+        )
 
 
 def _compare(
@@ -216,7 +158,7 @@ def _compare(
         judged.append(replace(one, decision=decision))
     # no pass is run: predictions say which image a confidence belongs to
     with coarse_answers(model, judged):
-        samples = _predict(model, batch)[0]
+        samples = predict_timed(model, batch)[0]
     return [sample.exit_confidences for sample in samples]
 
 
@@ -235,7 +177,7 @@ def _windows(
         answers in which the 1, ..., W - 1 surest windows exited.
     """
     with collect_passes(model) as passes:
-        _predict(model, item, 0.0)
+        predict_timed(model, item, 0.0)
     confidence = [one.confidence.item() for one in passes]
     etas = [
         eta_of_count(np.array(confidence), count)
@@ -243,33 +185,8 @@ def _windows(
     ]
     # equal windows exit together, and ask for no answer between
     entries = {
-        eta: metric.entries(_predict(model, item, eta)[0])[0]
+        eta: metric.entries(predict_timed(model, item, eta)[0])[0]
         for eta in set(etas)
     }
     ordered = sorted(confidence, key=lambda c: -c if isfinite(c) else inf)
     return tuple(ordered), tuple(entries[eta] for eta in etas)
-
-
-def _item(batch: dict, index: int) -> dict:
-    """One image of a batch, as a batch."""
-    return {key: [values[index]] for key, values in batch.items()}
-
-
-def _predict(
-    model: nn.Module, batch: dict, eta: float | None = None
-) -> tuple[list[BaseDataElement], float]:
-    """Predictions at one threshold, and their time in seconds."""
-    # a prediction writes to its samples
-    samples = [sample.clone() for sample in batch['data_samples']]
-    device = next(model.parameters()).device
-    with exit_settings(model, eta=eta):
-        start = _clock(device)
-        predictions = model.test_step(dict(batch, data_samples=samples))
-        return predictions, _clock(device) - start
-
-
-def _clock(device: torch.device) -> float:
-    """Seconds, when the device has done what it was given."""
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -18,9 +18,10 @@ from mmscope.evaluation.task_metric import TaskMetric
 from mmscope.models import require_exits
 from mmscope.utils.config import metric_configs
 
+from .answering import device_name
 from .answers import ExitAnswers
 from .cache import AnswerCache
-from .collect import collect_answers, count_gflops, device_name
+from .collect import collect_answers, count_gflops
 
 
 def build_exit_runner(

@@ -236,8 +236,9 @@ class EarlyExitMixin(nn.Module):
         Args:
             samples: Predictions, B; get ``exited``, ``exit_confidence``,
                 ``exit_scores`` (K,), ``refined_share``, the share of cells
-                that were refined, and, where policies are compared,
-                ``exit_confidences``.
+                that were refined, ``cell_scores`` (N_c,), -inf in the
+                padding, where a single pass scored them, and, where policies
+                are compared, ``exit_confidences``.
             passes: Record of the pass over all of them, or one for each
                 window, which are averaged.
             as_share: Whether ``exited`` is the share of windows.
@@ -261,11 +262,16 @@ class EarlyExitMixin(nn.Module):
         )
         # all in one transfer from the device
         rows = table.mean(0).tolist()
-        for sample, row, score in zip(samples, rows, scores, strict=True):
+        cells = passes[0].shown_scores if len(passes) == 1 else None
+        for index, (sample, row, score) in enumerate(
+            zip(samples, rows, scores, strict=True)
+        ):
             share, sample.exit_confidence, refined, *others = row
             sample.refined_share = refined
             sample.exited = share if as_share else bool(share)
             sample.exit_scores = score
+            if cells is not None:
+                sample.cell_scores = cells[index]
             if names:
                 confidences = dict(zip(names, others, strict=True))
                 sample.exit_confidences = confidences

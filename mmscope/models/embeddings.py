@@ -9,6 +9,8 @@ from mmengine.model import BaseModule
 from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
+from mmscope.functional import take_tokens
+
 Grid = tuple[int, int]
 
 
@@ -34,9 +36,40 @@ class PatchEmbed(nn.Module):
         nn.init.trunc_normal_(self.proj.weight, 0.0, std, -2 * std, 2 * std)
         nn.init.zeros_(self.proj.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Embed patches in row-major order: (B, 3, H, W) to (B, N, C)."""
-        return self.proj(x).flatten(2).transpose(1, 2)
+    def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+        """Embed patches in row-major order, or some of them.
+
+        Args:
+            x: Images, (B, 3, H, W).
+            index: Row-major places of the patches to embed, (B, K), or None
+                for all.
+
+        Returns:
+            (B, N, C), or (B, K, C).
+        """
+        if index is None:
+            return self.proj(x).flatten(2).transpose(1, 2)
+        side = self.proj.kernel_size[0]
+        width = x.shape[3] // side
+        # of most, it is faster to embed all and to leave some out
+        if (
+            torch.compiler.is_exporting()  # for any size
+            or self._watched
+            or 4 * index.shape[1] > 3 * (x.shape[2] // side) * width
+        ):
+            return take_tokens(self(x), index)
+        grid = x.unflatten(3, (-1, side)).unflatten(2, (-1, side))
+        image = torch.arange(len(x), device=x.device).unsqueeze(1)
+        patches = grid[image, :, index // width, :, index % width]
+        weight = self.proj.weight.flatten(1)
+        return F.linear(patches.flatten(2), weight, self.proj.bias)
+
+    @property
+    def _watched(self) -> bool:
+        """Whether the convolution itself must run: hooks, another layer."""
+        proj = self.proj
+        hooks = len(proj._forward_hooks) + len(proj._forward_pre_hooks)
+        return hooks > 0 or type(proj) is not nn.Conv2d
 
 
 def resize_pos_embed(pos_embed: Tensor, src: Grid, dst: Grid) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import inf
 from typing import NamedTuple
 
 import torch
@@ -156,6 +157,17 @@ class ScopeResult:
             width = fine.selected.shape[1]
             selected[:, :width].index_copy_(0, self.hard, fine.selected)
         return selected
+
+    @property
+    def shown_scores(self) -> Tensor | None:
+        """Scores of the cells (B, N_c), -inf in the padding.
+
+        None where no image was to be refined, and so none was scored.
+        """
+        scores = self.refinement.scores
+        if scores is None or self.valid is None:
+            return scores
+        return scores.masked_fill(~self.valid, -inf)
 
     @cached_property
     def refined_cells(self) -> Tensor:

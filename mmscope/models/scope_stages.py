@@ -145,7 +145,9 @@ class ScopeStages:
             dim=1
         )
         pos_embed = self.pos_embed_at('pos_embed', grid)
-        fine = take_tokens(self.patch_embed(x) + pos_embed, fine_index)
+        places = pos_embed.expand(x.shape[0], -1, -1)
+        fine = self.patch_embed(x, fine_index)
+        fine = fine + take_tokens(places, fine_index)
         cls = (self.cls_token + self.cls_pos_embed).expand(x.shape[0], -1, -1)
         if self.reuse is not None:
             reused = self.reuse(take_tokens(coarse.features, selected))

@@ -152,9 +152,10 @@ def _scope_flops(
             first, second = published(first), published(second)
         coarse, fine = components(first), components(second)
         if convention == 'published':
-            # all patches are embedded, which is faster than to gather some
-            cells = image[0, 0].numel() // net.patch_size**2
-            fine['patch'] = fine['patch'] * 4 * record.refinement.most // cells
+            # more patches may be embedded, which can be faster
+            num_coarse = record.importance.shape[1]
+            num = 4 * record.refinement.most
+            fine['patch'] = coarse['patch'] * num // num_coarse
         fines[share] = fine
     tail = tail_exited = tail_flops(model, record.features, *regions)
     if settings.resolution == 'coarse' and tail:

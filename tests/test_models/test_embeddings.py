@@ -8,7 +8,7 @@ from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
-from mmscope.models.embeddings import resize_pos_embed
+from mmscope.models.embeddings import PatchEmbed, resize_pos_embed
 
 TINY = dict(arch=dict(embed_dims=16, num_layers=1), out_indices=(0,))
 
@@ -98,3 +98,29 @@ def test_grid_of_memory_that_was_never_written_to() -> None:
     net.to_empty(device='cpu').pos_embed_grid.fill_(-1)
     net.init_weights()
     assert net.pos_embed_grid.tolist() == [4, 6]
+
+
+@pytest.mark.parametrize(
+    'layout', [torch.contiguous_format, torch.channels_last]
+)
+@pytest.mark.parametrize('count', [1, 7, 8, 10])
+def test_some_patches_are_those_of_all(layout, count) -> None:
+    """Below and above the share from which all are embedded."""
+    embed = PatchEmbed(in_channels=3, embed_dims=8, patch_size=4)
+    images = torch.randn(2, 3, 8, 20).to(memory_format=layout)
+    index = torch.stack([torch.randperm(10)[:count] for _ in range(2)])
+    every = embed(images)
+    for image, places, found in zip(
+        every, index, embed(images, index), strict=True
+    ):
+        torch.testing.assert_close(found, image[places])
+
+
+def test_hooks_of_the_convolution_see_every_patch_that_is_used() -> None:
+    embed = PatchEmbed(in_channels=3, embed_dims=8, patch_size=4)
+    images, index = torch.randn(1, 3, 8, 20), torch.tensor([[3]])
+    embed.proj.register_forward_hook(lambda layer, inputs, out: out + 1)
+    torch.testing.assert_close(embed(images, index), embed(images)[:, 3:4])
+    embed.proj = nn.Sequential(embed.proj, nn.Identity())
+    embed.proj.kernel_size = (4, 4)
+    torch.testing.assert_close(embed(images, index), embed(images)[:, 3:4])

@@ -263,11 +263,14 @@ def test_training_takes_both_passes_whatever_eta(make_net) -> None:
 class PatchIds(torch.nn.Module):
     """Embeds a patch as its position, from 100 on in a coarse image."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
         height, width = x.shape[2] // 16, x.shape[3] // 16
         first = 100.0 if height == 3 else 0.0
         ids = torch.arange(float(height * width)) + first
-        return ids.view(1, -1, 1).expand(len(x), -1, 32)
+        ids = ids.expand(len(x), -1)
+        if index is not None:
+            ids = ids.gather(1, index)
+        return ids.unsqueeze(2).expand(-1, -1, 32)
 
 
 # a 3 x 5 coarse grid of which the cells 1, 7 and 13 are refined

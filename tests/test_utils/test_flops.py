@@ -137,12 +137,15 @@ def test_published_halves_what_either_direction_has(make_vim) -> None:
 
 
 def test_a_smaller_selection_is_published_with_fewer_patches(make_net) -> None:
-    net = make_net(alpha=0.5)
+    net = make_net(alpha=0.8)
     flops = model_flops(net, (64, 96), 'published')
     patch = 3 * 16**2 * net.embed_dims
     assert flops.coarse['patch'] == 6 * patch
-    assert flops.fine['patch'] == 4 * 3 * patch
+    assert flops.fine['patch'] == 4 * 5 * patch
+    # more than three quarters: all are embedded
     assert model_flops(net, (64, 96)).fine['patch'] == 24 * patch
+    net.alpha = 0.5
+    assert model_flops(net, (64, 96)).fine['patch'] == 4 * 3 * patch
 
 
 @needs_operators
