@@ -173,10 +173,11 @@ def cells_on_canvas(
     selected = np.zeros(canvas, dtype=bool)
     for window, one in zip(_windows(model, canvas), passes, strict=True):
         shape = importance[window].shape
-        chosen = torch.zeros_like(one.importance[0], dtype=torch.bool)
-        chosen[one.selected[0]] = True
-        importance[window] += _pixels(one.importance[0].float(), shape, stride)
-        selected[window] |= _pixels(chosen, shape, stride)
+        scores = one.importance
+        if one.refinement.scores is not None:
+            scores = one.refinement.scores
+        importance[window] += _pixels(scores[0].float(), shape, stride)
+        selected[window] |= _pixels(one.refined_cells[0], shape, stride)
         seen[window] += 1
     return importance / seen, selected
 
