@@ -1,4 +1,4 @@
-"""Find the threshold eta that meets a budget.
+"""Find the threshold eta that meets a budget, or the pair of eta and tau.
 
 It is fitted on calibration_dataloader where the config has one, and else on
 training images, and then run on the validation set. Images that the model
@@ -17,10 +17,17 @@ from rich.console import Console
 
 from mmscope.datasets.subset import spread
 from mmscope.evaluation.task_metric import find_task_metric
-from mmscope.exits import BUDGETS, calibrate_eta, measure_fps
+from mmscope.exits import (
+    BUDGETS,
+    calibrate_elastic,
+    calibrate_eta,
+    is_elastic,
+    measure_fps,
+)
 from mmscope.exits.runs import (
     answers_of_run,
     build_exit_runner,
+    elastic_of_run,
     write_child_config,
 )
 
@@ -72,22 +79,32 @@ def main() -> None:
     out_dir = Path(args.out_dir or Path(runner.cfg.work_dir) / 'calibration')
     metric = find_task_metric(runner.test_evaluator.metrics)
     total = len(runner.test_loop.dataloader.dataset)
-    answers = answers_of_run(
-        runner,
-        args.checkpoint,
-        out_dir,
-        metric,
-        indices=spread(total, args.num_images),
-    )['model']
-    found = calibrate_eta(answers, metric, budget, value)
-    console.print(
-        f'eta = {found.eta:.4f} ({found.low:.4f} to {found.high:.4f} for nine '
-        f'of ten resamplings of these {len(answers)} images)'
-    )
+    chosen = spread(total, args.num_images)
+    run = runner, args.checkpoint, out_dir, metric
+    if is_elastic(runner.model):
+        # all cells that alpha allows, or as many as an image needs
+        answers = elastic_of_run(*run, chosen)
+        own = runner.model.backbone.tau
+        found = calibrate_elastic(answers, metric, budget, value, own)
+        console.print(f'eta = {found.eta:.4f}, tau = {found.tau}')
+        changes = {
+            'model.backbone.eta': found.eta,
+            'model.backbone.tau': found.tau,
+        }
+        fitted = dict(eta=found.eta, tau=found.tau)
+    else:
+        answers = answers_of_run(*run, indices=chosen)['model']
+        found = calibrate_eta(answers, metric, budget, value)
+        console.print(
+            f'eta = {found.eta:.4f} ({found.low:.4f} to {found.high:.4f} for '
+            f'nine of ten resamplings of these {len(answers)} images)'
+        )
+        changes = {'model.backbone.eta': found.eta}
+        fitted = dict(eta=found.eta, low=found.low, high=found.high)
     config = write_child_config(
         out_dir / f'{Path(args.config).stem}_eta.py',
         args.config,
-        {'model.backbone.eta': found.eta},
+        changes,
         f'eta for {budget}={value:g}, from tools/calibrate_eta.py',
         args.cfg_options,
     )
@@ -95,9 +112,7 @@ def main() -> None:
     expected = {k: v for k, v in found.expected.items() if np.isfinite(v)}
     record = dict(
         budget={budget: value},
-        eta=found.eta,
-        low=found.low,
-        high=found.high,
+        **fitted,
         images=len(answers),
         expected=expected,
     )
@@ -119,8 +134,9 @@ def validate(config: Path, checkpoint: str, timed: bool) -> dict[str, float]:
     realised = {k: float(v) for k, v in runner.test().items()}
     if timed:
         model = runner.model
+        net = model.backbone
         realised['fps'] = measure_fps(
-            model, runner.test_loop.dataloader, model.backbone.eta
+            model, runner.test_loop.dataloader, net.eta, net.tau
         )
     return realised
 

@@ -1,7 +1,8 @@
 """What each threshold eta gives: metric, exit rate, GFLOPs, FPS, pictures.
 
 Both answers to every image are kept below --out-dir; a run that was stopped
-goes on where it was.
+goes on where it was. Of a model that refines as many cells as an image needs,
+the pairs of eta and tau that no other pair beats are told as well.
 """
 
 import argparse
@@ -14,16 +15,29 @@ from mmengine.runner import Runner
 from rich.console import Console
 
 from mmscope.evaluation.task_metric import TaskMetric, find_task_metric
-from mmscope.exits import ExitAnswers, measure_fps
-from mmscope.exits.plots import plot_stages, plot_sweep
+from mmscope.exits import (
+    ExitAnswers,
+    frontier,
+    is_elastic,
+    measure_fps,
+    sweep_elastic,
+)
+from mmscope.exits.elastic import candidate_etas, candidate_taus
+from mmscope.exits.plots import plot_elastic, plot_stages, plot_sweep
 from mmscope.exits.replay import TOLERANCE
 from mmscope.exits.report import (
     SweepReport,
+    elastic_table,
     quality_text,
     report_sweep,
     sweep_table,
+    write_elastic,
 )
-from mmscope.exits.runs import answers_of_run, build_exit_runner
+from mmscope.exits.runs import (
+    answers_of_run,
+    build_exit_runner,
+    elastic_of_run,
+)
 from mmscope.models.exit_policies import POLICIES, build_policy
 from mmscope.visualization import draw_scope, picture_scope
 
@@ -43,6 +57,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--eta', type=threshold, nargs='+', default=ETAS, help='thresholds'
+    )
+    parser.add_argument(
+        '--tau',
+        type=float,
+        nargs='+',
+        help="thresholds of the cells' scores; default spread over those of "
+        'the images',
     )
     parser.add_argument('--out-dir', help='folder for what is written')
     parser.add_argument(
@@ -115,6 +136,12 @@ def main() -> None:
     console.print(quality_text(report.quality, args.tolerance))
     plot_sweep(report.sweep, report.curves, out_dir / 'sweep.png', metric.main)
     plot_stages(report.stages, report.sweep, out_dir / 'stages.png')
+    if is_elastic(runner.model):
+        sweep_pairs(args, runner, metric, out_dir, console)
+    elif args.tau:
+        console.print(
+            '--tau is for models with several shares of alpha, or with tau'
+        )
     if args.num_pictures:
         draw(args, runner, metric, answers, out_dir)
     console.print(f'written to {out_dir}')
@@ -129,6 +156,23 @@ def measure(
             record['fps_measured'] = measure_fps(
                 runner.model, loader, record['eta']
             )
+
+
+def sweep_pairs(
+    args: argparse.Namespace,
+    runner: Runner,
+    metric: TaskMetric,
+    out_dir: Path,
+    console: Console,
+) -> None:
+    answers = elastic_of_run(runner, args.checkpoint, out_dir, metric)
+    taus = [None, *args.tau] if args.tau else candidate_taus(answers)
+    records = sweep_elastic(
+        answers, metric, [*candidate_etas(answers), *args.eta], taus
+    )
+    write_elastic(records, out_dir)
+    console.print(elastic_table(frontier(records), metric.main))
+    plot_elastic(records, out_dir / 'elastic.png', metric.main)
 
 
 def draw(

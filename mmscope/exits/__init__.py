@@ -11,6 +11,7 @@ from .collect_elastic import (
     is_elastic,
 )
 from .elastic import ElasticAnswers, ElasticImage, frontier, sweep_elastic
+from .elastic_calibration import ElasticCalibration, calibrate_elastic
 from .replay import (
     confidence_curve,
     exit_auroc,
@@ -29,9 +30,11 @@ __all__ = [
     'BudgetError',
     'Calibration',
     'ElasticAnswers',
+    'ElasticCalibration',
     'ElasticImage',
     'ExitAnswers',
     'ImageAnswers',
+    'calibrate_elastic',
     'calibrate_eta',
     'collect_answers',
     'collect_elastic',

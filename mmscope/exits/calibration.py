@@ -69,7 +69,7 @@ def calibrate_eta(
             score to lose.
         BudgetError: the budget cannot be met.
     """
-    fit = _fits(metric)[_check_budget(budget, value)]
+    fit = _fits(metric)[check_budget(budget, value)]
     best = metric.main_score(answers.fine)
     if budget == 'max_drop' and np.isnan(best):
         raise ValueError(
@@ -95,7 +95,20 @@ def calibrate_eta(
     )
 
 
-def _check_budget(budget: str, value: float) -> str:
+def check_budget(budget: str, value: float) -> str:
+    """Refuse unknown budgets and amounts that nothing meets.
+
+    Args:
+        budget: Name of the budget.
+        value: Amount of the budget.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: it is none of ``BUDGETS``, or the amount is negative, not
+            finite, or no share.
+    """
     if budget not in BUDGETS:
         raise ValueError(f'budget must be one of {BUDGETS}, got {budget!r}')
     if budget == 'exit_rate' and not 0 <= value <= 1:

@@ -8,6 +8,8 @@ import numpy as np
 
 from mmscope.visualization.figure import save_figure
 
+from .elastic import frontier
+
 Record = Mapping[str, float]
 
 
@@ -56,6 +58,42 @@ def plot_sweep(
         axes[1].set_xlabel('GFLOPs per image (mean)')
     for axis in figure.axes:
         axis.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
+def plot_elastic(
+    records: Sequence[Record], path: str | Path, score: str = 'mIoU'
+) -> None:
+    """Plot the score over GFLOPs: by eta and tau together, and by each.
+
+    Args:
+        records: Records of :func:`mmscope.exits.sweep_elastic`.
+        path: Picture to write.
+        score: Name of the score.
+    """
+    figure, axis = plt.subplots(figsize=(6.8, 4.6))
+    for label, style, chosen in (
+        ('eta alone: exit, or the largest share', 'C7v:', 'tau'),
+        ('tau alone: the cells that need it', 'C1s--', 'eta'),
+        ('eta and tau', 'C0o-', ''),
+    ):
+        kept = [
+            r
+            for r in records
+            if not chosen or r[chosen] == dict(tau=None, eta=1.0)[chosen]
+        ]
+        best = frontier(kept)
+        axis.plot(
+            [r['gflops'] for r in best],
+            [r['score'] for r in best],
+            style,
+            label=label,
+            markersize=3.5,
+        )
+    axis.set_xlabel('GFLOPs per image (mean)')
+    axis.set_ylabel(f'{score} (%)')
+    axis.grid(alpha=0.3)
+    axis.legend()
     save_figure(figure, path)
 
 

@@ -11,10 +11,12 @@ import numpy as np
 from rich.progress import track
 from rich.table import Table
 
+from mmscope.datasets.subset import spread
 from mmscope.evaluation.task_metric import TaskMetric
 
 from .answers import ExitAnswers
 from .collect import OWN_POLICY
+from .elastic import frontier
 from .replay import (
     TOLERANCE,
     Record,
@@ -38,6 +40,16 @@ SWEEP_COLUMNS = dict(
     gflops_p95='GFLOPs p95',
     fps='FPS predicted',
     fps_measured='FPS measured',
+)
+ELASTIC_COLUMNS = dict(
+    eta='eta',
+    tau='tau',
+    exit_rate='exit rate',
+    mean_share='mean share',
+    score='score',
+    gflops='GFLOPs',
+    gflops_p95='GFLOPs p95',
+    fps='FPS predicted',
 )
 
 
@@ -137,6 +149,42 @@ def sweep_table(
             *(f'{record[key]:.4g}' if key in record else '' for key in columns)
         )
     return table
+
+
+def elastic_table(
+    records: Sequence[Record], score: str = '', rows: int = 16
+) -> Table:
+    """Table of the pairs of thresholds that no other pair beats.
+
+    Args:
+        records: Records of :func:`mmscope.exits.frontier`.
+        score: Name of the metric's main score.
+        rows: Rows at most, spread evenly over them.
+    """
+    columns = [
+        key
+        for key in ELASTIC_COLUMNS
+        if any(np.isfinite(r[key] or 0) for r in records)
+    ]
+    titles = dict(ELASTIC_COLUMNS, score=score or 'score')
+    table = Table(*(titles[key] for key in columns))
+    for index in spread(len(records), rows):
+        values = (records[index][key] for key in columns)
+        table.add_row(*('-' if v is None else f'{v:.4g}' for v in values))
+    return table
+
+
+def write_elastic(records: Sequence[Record], folder: Path) -> None:
+    """Write what pairs of thresholds give, elastic.json and elastic.csv.
+
+    Args:
+        records: Records of :func:`mmscope.exits.sweep_elastic`.
+        folder: Folder of the files.
+    """
+    best = frontier(records)
+    content = dict(records=list(records), frontier=best)
+    mmengine.dump(content, folder / 'elastic.json', indent=2)
+    write_csv(best, folder / 'elastic.csv')
 
 
 def quality_text(quality: Mapping[str, Record], tolerance: float) -> str:

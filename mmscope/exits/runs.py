@@ -22,6 +22,8 @@ from .answering import device_name
 from .answers import ExitAnswers
 from .cache import AnswerCache
 from .collect import collect_answers, count_gflops
+from .collect_elastic import collect_elastic, count_share_gflops
+from .elastic import ElasticAnswers, ElasticImage
 
 
 def build_exit_runner(
@@ -89,6 +91,36 @@ def answers_of_run(
         cache,
         policies,
         count_gflops(model),
+        indices,
+    )
+
+
+def elastic_of_run(
+    runner: Runner,
+    checkpoint: str,
+    out_dir: Path,
+    metric: TaskMetric,
+    indices: Sequence[int] | None = None,
+) -> ElasticAnswers:
+    """The same with every share of cells, see :func:`collect_elastic`.
+
+    Args:
+        runner: Runner of :func:`build_exit_runner`.
+        checkpoint: File of its weights.
+        out_dir: Folder of the run.
+        metric: Metric of the task.
+        indices: Places of the images in the dataset; by default all.
+    """
+    model = runner.model
+    cache = AnswerCache.of_run(
+        out_dir, runner.cfg, checkpoint, device_name(model), ElasticImage
+    )
+    return collect_elastic(
+        model,
+        runner.test_loop.dataloader,
+        metric,
+        cache,
+        count_share_gflops(model),
         indices,
     )
 

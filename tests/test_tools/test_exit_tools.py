@@ -262,3 +262,47 @@ def test_router_is_trained_and_used(
     assert len(confidences) == 3
     for one in confidences:
         assert abs(one['model'] - one['mean_positive']) > 1e-3
+
+
+def test_pairs_of_thresholds_from_sweep_to_test(
+    run_tool, save_weights, tmp_path
+) -> None:
+    """What an elastic model's sweep and calibration write, test.py reads."""
+    files = save_weights(
+        more="model['backbone'].update(alpha=(0.2, 0.5, 1.0), "
+        "cell_score=dict(type='mmscope.CoarseUncertainty'), "
+        "exit_policy=dict(type='mmscope.PixelConfidence'))\n"
+    )
+    run_tool(
+        *('eta_sweep.py', *files, *ETAS, '--out-dir', tmp_path),
+        *('--draws', 2, '--num-pictures', 0),
+    )
+    found = json.loads((tmp_path / 'elastic.json').read_text())
+    costs = [record['gflops'] for record in found['frontier']]
+    scores = [record['score'] for record in found['frontier']]
+    assert costs == sorted(costs)
+    assert scores == sorted(scores)
+    taus = {record['tau'] for record in found['records']}
+    assert None in taus
+    assert len(taus) > 3
+    rows = list(csv.DictReader((tmp_path / 'elastic.csv').open()))
+    assert len(rows) == len(costs)
+    assert min(Image.open(tmp_path / 'elastic.png').size) > 200
+
+    budget = (min(costs) + max(costs)) / 2
+    run_tool(
+        *('calibrate_eta.py', *files, '--gflops', budget),
+        *('--num-images', 6, '--out-dir', tmp_path / 'fit'),
+    )
+    fit = json.loads((tmp_path / 'fit' / 'calibration.json').read_text())
+    assert fit['expected']['gflops'] <= budget
+    (config,) = (tmp_path / 'fit').glob('*_eta.py')
+    backbone = Config.fromfile(config).model.backbone
+    assert (backbone.eta, backbone.tau) == (fit['eta'], fit['tau'])
+    run_tool(
+        *('test.py', config, files[1], '--work-dir', tmp_path / 'test'),
+        *('--out', tmp_path / 'out'),
+    )
+    tested = json.loads((tmp_path / 'out' / 'metrics.json').read_text())
+    assert tested['mIoU'] == fit['validation']['mIoU']
+    assert tested['exit/rate'] == fit['validation']['exit/rate']
