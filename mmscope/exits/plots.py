@@ -97,6 +97,42 @@ def plot_elastic(
     save_figure(figure, path)
 
 
+def plot_cells(
+    records: Sequence[Record], path: str | Path, score: str = 'mIoU'
+) -> None:
+    """Plot the score over GFLOPs for each score of cells.
+
+    Args:
+        records: Records of :func:`mmscope.exits.cells.compare_cells`.
+        path: Picture to write.
+        score: Name of the metric's score.
+    """
+    figure, axis = plt.subplots(figsize=(6.8, 4.6))
+    coarse, *others = records
+    axis.plot(coarse['gflops'], coarse['score'], 'C3v', label='all exit')
+    for number, name in enumerate(dict.fromkeys(r['cells'] for r in others)):
+        own = [r for r in others if r['cells'] == name]
+        style = CELL_STYLES.get(name, f'C{number}o-')
+        axis.plot(
+            [r['gflops'] for r in own],
+            [r['score'] for r in own],
+            style,
+            label=name,
+            markersize=4,
+        )
+    axis.set_xlabel('GFLOPs per image (mean)')
+    axis.set_ylabel(f'{score} (%)')
+    axis.grid(alpha=0.3)
+    axis.legend(title='cells by')
+    save_figure(figure, path)
+
+
+CELL_STYLES = {
+    'importance': 'C0o-',
+    'unimportance': 'C0x:',
+    'chance': 'C7s:',
+    'oracle': 'C2^--',
+}
 CURVE_STYLES = {'random': 'C7:', 'oracle': 'C2--'}
 OTHER_STYLES = ('C1-', 'C4-', 'C5-', 'C6-')
 

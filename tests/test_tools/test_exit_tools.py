@@ -306,3 +306,24 @@ def test_pairs_of_thresholds_from_sweep_to_test(
     tested = json.loads((tmp_path / 'out' / 'metrics.json').read_text())
     assert tested['mIoU'] == fit['validation']['mIoU']
     assert tested['exit/rate'] == fit['validation']['exit/rate']
+
+
+def test_table_of_cell_scores(run_tool, model_files, tmp_path, capsys) -> None:
+    run_tool(
+        *('compare_cells.py', *model_files, '--alphas', 0.5, 1),
+        *('--scores', 'importance', 'uncertainty', 'chance'),
+        *('--out-dir', tmp_path),
+    )
+    found = json.loads((tmp_path / 'cells.json').read_text())
+    names = [record['cells'] for record in found]
+    assert names == ['none'] + [
+        name
+        for name in ('importance', 'uncertainty', 'chance')
+        for _ in range(2)
+    ]
+    rows = list(csv.DictReader((tmp_path / 'cells.csv').open()))
+    assert [row['cells'] for row in rows] == names
+    assert min(Image.open(tmp_path / 'cells.png').size) > 200
+    printed = capsys.readouterr().out
+    assert 'all exit:' in printed
+    assert 'unimportance' not in printed
