@@ -14,7 +14,7 @@ from torch.autograd.profiler import profile, record_function
 from mmscope.benchmark.memory import peak_growth
 from mmscope.benchmark.timing import Timing, time_in_turns, torch_threads
 from mmscope.models import VisionMambaBackbone
-from mmscope.models.vim import resolve_arch
+from mmscope.models.arch import resolve_arch
 
 PRECISIONS = ('float32', 'bfloat16')
 SCAN_OPERATORS = ('mmscope::scan_forward', 'mmscope::torch_scan_forward')

@@ -208,6 +208,8 @@ PRIVATE = {
     '_C': 'dispatch keys of torch have no public names',
     '_after_ADInplaceOrView_keyset': 'dispatch keys have no public names',
     '_DEFAULT_SUPPORTED_FLOP_OPS': 'mmengine counts other operators by none',
+    '_forward_hooks': 'torch says by no other name that a layer has hooks',
+    '_forward_pre_hooks': 'likewise; old weight_norm and pruning are hooks',
     '_reconstruct': "numpy's pickles name it, and are read by a list of names",
 }
 NAMEDTUPLE = {'_replace', '_asdict', '_make', '_fields'}

@@ -121,6 +121,31 @@ def run_means(tokens: Tensor, num_runs: int) -> Tensor:
     return torch.cat(means, dim=1) if means else tokens[:, :0]
 
 
+def insert_evenly(sequence: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+    """Spread more tokens evenly through a sequence.
+
+    Args:
+        sequence: (B, L, C).
+        extra: Tokens to insert, the same in every sequence, (1, R, C).
+
+    Returns:
+        The longer sequence (B, L + R, C), and the places in it of the L
+        tokens, (L,).
+    """
+    batch, length = sequence.shape[:2]
+    num = extra.shape[1]
+    extra = extra.to(sequence.dtype).expand(batch, -1, -1)
+    cuts = [(i + 1) * length // (num + 1) for i in range(num)]
+    starts, ends = [0, *cuts], [*cuts, length]
+    parts, places = [], []
+    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        parts += [sequence[:, start:end], extra[:, number : number + 1]]
+        places += range(start + number, end + number)
+    return torch.cat(parts, dim=1), torch.tensor(
+        places, device=sequence.device
+    )
+
+
 def fine_layout(
     fine_index: Tensor,
     unselected: Tensor,

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from mmscope.functional import take_tokens
 
 Grid = tuple[int, int]
+# ends of the names of parameters that are tokens or added to tokens
+EMBEDDED = ('pos_embed', 'cls_token', 'registers')
 
 
 class PatchEmbed(nn.Module):
@@ -150,7 +152,7 @@ class Embeddings(BaseModule):
         """Draw Vim's initial weights."""
         self.patch_embed.reset_parameters()
         for name, parameter in self.named_parameters(recurse=False):
-            if name.endswith(('pos_embed', 'cls_token')):
+            if name.endswith(EMBEDDED):
                 nn.init.trunc_normal_(parameter, std=0.02)
         for name, grid in self.pos_grids.items():
             # memory that was never written to holds no grid

@@ -2,6 +2,8 @@
 
 import re
 
+from .embeddings import EMBEDDED
+
 
 class LayerDepth:
     """Mixin of the backbones, for layer-wise learning rates."""
@@ -23,9 +25,7 @@ class LayerDepth:
         """
         num_depths = self.num_layers + 2
         name = param_name.removeprefix(prefix)
-        if name.startswith('patch_embed') or name.endswith(
-            ('pos_embed', 'cls_token')
-        ):
+        if name.startswith('patch_embed') or name.endswith(EMBEDDED):
             return 0, num_depths
         if block := re.match(r'layers\.(\d+)\.', name):
             return int(block[1]) + 1, num_depths

@@ -2,42 +2,40 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import nan
 
 import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
-from mmscope.functional import num_selected, should_exit, valid_cells
+from mmscope.functional import valid_cells
 from mmscope.registry import MODELS
 
 from .cell_scores import CellScore, score_class
 from .evidence import Evidence
 from .exit_context import (
-    ExitContext,
-    ExitSettings,
     exit_context,
     next_record,
 )
 from .layers import ScoreMetric
-from .refinement import Refinement, refine_alike, refine_by_need
 from .reuse import FeatureReuse
+from .scope_decisions import ScopeDecisions
 from .scope_options import (
     ScopeNumbers,
     check_context,
-    check_eta,
     check_options,
     check_valid,
     resolve_score_layers,
 )
-from .scope_result import Decision, ScopeResult
+from .scope_result import ScopeResult
 from .scope_stages import ScopeStages
 from .stages import join_stages
 from .vim import VimEncoder
 
 
 @MODELS.register_module()
-class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
+class MambaScopeBackbone(
+    ScopeNumbers, ScopeDecisions, ScopeStages, VimEncoder
+):
     """Coarse-to-fine scoping Vision Mamba as a backbone.
 
     A pass over the half-size image answers simple images. For the others,
@@ -100,6 +98,7 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
         with_cp: Recompute blocks in the backward pass to save memory.
         frozen_stages: -1 freezes nothing, 0 the embeddings, n the first n
             blocks as well.
+        num_registers: Number of learned tokens spread through both sequences.
 
     Raises:
         ValueError: an argument is none of its choices or out of its range.
@@ -144,6 +143,7 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
         separate_coarse_pos_embed: bool = True,
         with_cp: bool = False,
         frozen_stages: int = -1,
+        num_registers: int = 0,
     ) -> None:
         check_options(
             out_type=out_type,
@@ -182,6 +182,7 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
             with_cp=with_cp,
             frozen_stages=frozen_stages,
             init_cfg=init_cfg,
+            num_registers=num_registers,
         )
         self.score_metric = ScoreMetric.parse(importance)
         self.score_layers = resolve_score_layers(score_layers, self.num_layers)
@@ -248,23 +249,6 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
                 "type='mmscope.MambaScopeSegmentor', which supervises them"
             )
         return self.scope(x).merged_maps()
-
-    @property
-    def exit_settings(self) -> ExitSettings:
-        """What holds now in inference.
-
-        It is the backbone's own, but for that of a :func:`exit_settings`
-        block.
-        """
-        own = ExitSettings(
-            self.eta,
-            self.exit_policy,
-            self.exit_resolution,
-            self.shares,
-            self.tau,
-            self.cell_score,
-        )
-        return own._replace(**exit_context(self).settings)
 
     def scope(
         self,
@@ -365,80 +349,3 @@ class MambaScopeBackbone(ScopeNumbers, ScopeStages, VimEncoder):
         if len(stages) > 1:
             fine = join_stages(stages, [index for _, index in groups])
         return replace(result, fine=fine)
-
-    def _decide(
-        self, evidence: Evidence, eta: float, context: ExitContext
-    ) -> Decision:
-        """Judge the coarse answers (Eq. 6-7), by the policy if there is one.
-
-        Args:
-            evidence: What there is to judge by, of B images.
-            eta: Threshold.
-            context: Policies that hold now.
-        """
-        policy = None if self.training else self.exit_settings.policy
-        if self.exit_head is None:
-            confidence = torch.full_like(evidence.coarse.importance[:, 0], nan)
-        elif policy is None:
-            confidence = self.exit_head.confidence(evidence.logits)
-        else:
-            confidence = policy(evidence)
-        compared = {
-            name: other(evidence) for name, other in context.compared.items()
-        }
-        exited = should_exit(confidence, eta)
-        return Decision(confidence, exited, evidence, compared)
-
-    def _choose_cells(
-        self, decision: Decision, valid: Tensor | None, eta: float
-    ) -> tuple[Decision, Refinement]:
-        """Say how many cells of which images are refined.
-
-        Args:
-            decision: Judgement of the coarse answers.
-            valid: Valid cells, (B, N_c), or None for all.
-            eta: Threshold that they were judged at.
-
-        Returns:
-            The judgement, with the images that have no cell worth refining
-            among those that exit, and the refinement.
-        """
-        evidence, settings = decision.evidence, self.exit_settings
-        num_coarse = evidence.coarse.importance.shape[1]
-        if self.training:
-            shares, tau = self.shares, None
-            if len(shares) > 1:
-                drawn = torch.randint(len(shares), ()).item()
-                shares = shares[drawn : drawn + 1]
-        else:
-            shares, tau = settings.shares, settings.tau
-        nums = [num_selected(share, num_coarse) for share in shares]
-        if tau is None or eta == 0:
-            return decision, refine_alike(
-                decision.exited,
-                eta,
-                nums[-1],
-                lambda: settings.cell_score(evidence),
-            )
-        scores = settings.cell_score(evidence)
-        # one that is not finite is no reason to exit
-        worth = ~(scores <= tau)
-        if valid is not None:
-            worth &= valid
-        wanted = worth.sum(dim=1)
-        exited = decision.exited | (wanted == 0)
-        refinement = refine_by_need(exited, wanted, nums, scores)
-        return decision._replace(exited=exited), refinement
-
-    def _resolve_eta(self, eta: float | None) -> float:
-        if self.training:
-            if self.shares[-1] == 0:
-                raise ValueError(
-                    'alpha=0 never runs the fine pass, so that its parts '
-                    'would not be trained; train with alpha above 0'
-                )
-            return 1.0
-        eta = self.exit_settings.eta if eta is None else eta
-        eta = check_eta(eta, self.exit_head)
-        # without a fine pass nothing can be refined
-        return 0.0 if self.exit_settings.shares[-1] == 0 else eta

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -11,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from mmscope.functional import (
     accumulate_importance,
     insert_cls,
+    insert_evenly,
     split_cls,
     tokens_to_map,
 )
@@ -19,7 +21,8 @@ from mmscope.ops import scan_backends
 from mmscope.registry import MODELS
 from mmscope.utils.pretrained import load_pretrained
 
-from .embeddings import Embeddings
+from .arch import resolve_arch
+from .embeddings import EMBEDDED, Embeddings
 from .layer_depth import LayerDepth
 from .layers import (
     RMSNorm,
@@ -28,14 +31,8 @@ from .layers import (
     at_least_float32,
 )
 
-ARCH_ZOO = {
-    'tiny': dict(embed_dims=192, num_layers=24),
-    'small': dict(embed_dims=384, num_layers=24),
-    'base': dict(embed_dims=768, num_layers=24),
-}
 PRETRAINED = ('Pretrained', PretrainedInit)
 OUT_TYPES = ('featmap', 'cls_token', 'raw')
-ARCH_KEYS = {'embed_dims', 'num_layers', 'd_state', 'expand', 'd_conv'}
 
 
 class Encoded(NamedTuple):
@@ -50,32 +47,6 @@ class Encoded(NamedTuple):
     levels: tuple[Tensor, ...]
     last: Tensor
     importance: Tensor | None
-
-
-def resolve_arch(arch: str | dict) -> dict:
-    """Return the settings of an architecture.
-
-    Args:
-        arch: 'tiny', 'small', 'base', or a dict with ``embed_dims`` and
-            ``num_layers`` and optionally ``d_state``, ``expand``, ``d_conv``.
-
-    Raises:
-        ValueError: the name is unknown, or the dict lacks or has other keys.
-    """
-    if isinstance(arch, str):
-        if arch not in ARCH_ZOO:
-            raise ValueError(
-                f'arch must be one of {sorted(ARCH_ZOO)} or a dict, '
-                f'got {arch!r}'
-            )
-        return dict(ARCH_ZOO[arch])
-    keys = set(arch)
-    if not {'embed_dims', 'num_layers'} <= keys <= ARCH_KEYS:
-        raise ValueError(
-            'an arch dict needs embed_dims and num_layers and may have '
-            f'd_state, expand and d_conv, got the keys {sorted(keys)}'
-        )
-    return dict(arch)
 
 
 class VimEncoder(LayerDepth, Embeddings):
@@ -102,6 +73,12 @@ class VimEncoder(LayerDepth, Embeddings):
             blocks as well.
         init_cfg: mmengine's; of type 'Pretrained' it takes checkpoints of
             ours and of the official Vim.
+        num_registers: Number of learned tokens without a place in the image,
+            spread evenly through every sequence and left out of what is
+            returned ("Mamba-R", arXiv 2405.14858).
+
+    Raises:
+        ValueError: an argument is none of its choices or out of its range.
     """
 
     def __init__(
@@ -119,6 +96,7 @@ class VimEncoder(LayerDepth, Embeddings):
         with_cp: bool,
         frozen_stages: int,
         init_cfg: dict | list[dict] | None,
+        num_registers: int = 0,
     ) -> None:
         arch = resolve_arch(arch)
         dims, num_layers = arch.pop('embed_dims'), arch.pop('num_layers')
@@ -142,6 +120,13 @@ class VimEncoder(LayerDepth, Embeddings):
             for _ in self.out_indices
             if level_norms
         )
+        self.registers = None
+        if num_registers < 0:
+            raise ValueError(
+                f'num_registers must not be negative, got {num_registers}'
+            )
+        if num_registers:
+            self.registers = nn.Parameter(torch.zeros(1, num_registers, dims))
         self.reset_parameters()
 
     def _check_out_indices(self, out_indices: Sequence[int]) -> tuple:
@@ -209,7 +194,7 @@ class VimEncoder(LayerDepth, Embeddings):
         if self.frozen_stages >= 0:
             self.patch_embed.requires_grad_(False)
             for name, parameter in self.named_parameters(recurse=False):
-                if name.endswith(('pos_embed', 'cls_token')):
+                if name.endswith(EMBEDDED):
                     parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'VimEncoder':
@@ -234,6 +219,9 @@ class VimEncoder(LayerDepth, Embeddings):
             score_layers: Blocks whose scores are averaged.
             beta: Smoothing factor of that average (Eq. 12).
         """
+        places = None
+        if self.registers is not None:
+            x, places = insert_evenly(x, self.registers)
         x = at_least_float32(x)
         levels, importance, update = [], None, None
         for index, layer in enumerate(self.layers):
@@ -252,6 +240,11 @@ class VimEncoder(LayerDepth, Embeddings):
                 x, update = x + update.to(x.dtype), None
                 levels.append(x)
         last = x if update is None else x + update.to(x.dtype)
+        if places is not None:
+            levels = [level[:, places] for level in levels]
+            last = last[:, places]
+            if importance is not None:
+                importance = importance[:, places]
         return Encoded(tuple(levels), last, importance)
 
 
@@ -280,6 +273,7 @@ class VisionMambaBackbone(VimEncoder):
         with_cp: Recompute blocks in the backward pass to save memory.
         frozen_stages: -1 freezes nothing, 0 the embeddings, n the first n
             blocks as well.
+        num_registers: Number of learned tokens spread through the sequence.
 
     Examples:
         >>> net = VisionMambaBackbone('tiny', out_indices=(11, 23))
@@ -300,6 +294,7 @@ class VisionMambaBackbone(VimEncoder):
         init_cfg: dict | list[dict] | None = None,
         with_cp: bool = False,
         frozen_stages: int = -1,
+        num_registers: int = 0,
     ) -> None:
         check_choice('out_type', out_type, OUT_TYPES)
         super().__init__(
@@ -316,6 +311,7 @@ class VisionMambaBackbone(VimEncoder):
             with_cp=with_cp,
             frozen_stages=frozen_stages,
             init_cfg=init_cfg,
+            num_registers=num_registers,
         )
         self.out_type = out_type
         self.freeze(last_used=self.out_indices[-1])

@@ -36,7 +36,10 @@ BLOCK_KEYS = (
     'mixer.out_proj.weight',
 )
 # what a Vim checkpoint cannot have
-NEW_IN_MMSCOPE = r'(coarse_(cls_)?pos_embed|level_norms\.|reuse\.|exit_head\.)'
+NEW_IN_MMSCOPE = (
+    r'(coarse_(cls_)?pos_embed|level_norms\.|reuse\.|exit_head\.|'
+    r'cell_score\.|registers$)'
+)
 
 
 def is_vim(state: StateDict) -> bool:

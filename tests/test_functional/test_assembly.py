@@ -10,6 +10,7 @@ from mmscope.functional import (
     fine_layout,
     fine_places,
     insert_cls,
+    insert_evenly,
     merge_rows,
     split_cls,
     take_tokens,
@@ -122,3 +123,17 @@ def test_rows_of_both_parts_return_to_their_places() -> None:
     )
     assert merged.tolist() == [[10], [21], [13]]
     assert merged.dtype == torch.float32
+
+
+@pytest.mark.parametrize(('length', 'num'), [(10, 4), (5, 4), (17, 1)])
+def test_more_tokens_stand_evenly_between(length, num) -> None:
+    sequence = torch.arange(float(length)).view(1, -1, 1).expand(2, -1, 3)
+    extra = -1 - torch.arange(float(num)).view(1, -1, 1).expand(1, -1, 3)
+    out, places = insert_evenly(sequence, extra)
+    assert torch.equal(out[:, places], sequence)
+    found = (out[0, :, 0] < 0).nonzero().flatten()
+    assert out[0, found, 0].tolist() == [-1.0 - i for i in range(num)]
+    # gaps between them, and to both ends, differ by one at most
+    ends = torch.tensor([-1, *found.tolist(), length + num])
+    gaps = ends.diff() - 1
+    assert gaps.max() - gaps.min() <= 1

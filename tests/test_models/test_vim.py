@@ -267,3 +267,43 @@ def test_parameters_are_reset_in_half_precision(dtype):
     assert 0.09 < dt.max() < 0.1 * 1.03
     expected = torch.arange(1.0, 17).log().to(dtype)
     assert torch.equal(mixer.A_log, expected.expand_as(mixer.A_log))
+
+
+def test_registers_are_in_no_output(make_vim, make_net) -> None:
+    images = torch.randn(2, 3, 64, 96)
+    for make in (make_vim, make_net):
+        plain, more = make(), make(num_registers=3)
+        report = more.load_state_dict(plain.state_dict(), strict=False)
+        assert report.missing_keys == ['registers']
+        with torch.no_grad():
+            one, other = plain(images), more(images)
+        for a, b in zip(one, other, strict=True):
+            assert a.shape == b.shape
+            assert not torch.allclose(a, b)  # they are seen
+        more.train()(images)[-1].sum().backward()
+        assert more.registers.grad.abs().sum() > 0
+
+
+def test_registers_start_at_random_and_are_an_embedding(make_vim) -> None:
+    net = make_vim(num_registers=3)
+    assert 0 < net.registers.std() < 0.1
+    assert net.get_layer_depth('registers')[0] == 0
+    assert not make_vim(
+        num_registers=2, frozen_stages=0
+    ).registers.requires_grad
+    with pytest.raises(ValueError, match='num_registers must not be negative'):
+        make_vim(num_registers=-1)
+
+
+def test_vims_weights_load_beside_registers(vim_file) -> None:
+    path, state = vim_file
+    net = VisionMambaBackbone(
+        dict(embed_dims=32, num_layers=3),
+        img_size=64,
+        out_indices=(2,),
+        num_registers=2,
+        init_cfg=dict(type='Pretrained', checkpoint=str(path)),
+    )
+    net.init_weights()
+    assert torch.equal(net.cls_token, state['cls_token'])
+    assert net.registers.abs().sum() > 0
