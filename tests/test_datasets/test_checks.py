@@ -1,12 +1,13 @@
 """What is said of datasets that are not where a config says."""
 
+import re
 from pathlib import Path
 
 import pytest
 from mmengine.config import ConfigDict
 from mmengine.dataset import BaseDataset
 
-from mmscope.datasets.checks import check_dataset, check_names
+from mmscope.datasets.checks import check_dataset, check_names, why_no_samples
 
 PREFIX = dict(img_path='images/training', seg_map_path='annotations/training')
 
@@ -99,6 +100,24 @@ def test_what_cannot_be_done_over_http_is_said() -> None:
     dataset = dict(dataset, data_root='https://host', ann_file='a.json')
     with pytest.raises(ValueError, match="joins no paths.*data_root=''"):
         check_dataset(ConfigDict(dataset=dataset))
+
+
+@pytest.mark.parametrize(
+    ('ann_file', 'reason'),
+    [
+        ('', 'do not end in img_suffix'),
+        ('list.txt', 'list.txt lists no image'),
+        ('a.json', r'a.json has no image with one of its classes'),
+    ],
+)
+def test_no_samples_are_blamed_on_what_was_read(
+    tmp_path: Path, ann_file: str, reason: str
+) -> None:
+    one = loader(tmp_path, ann_file=ann_file).dataset
+    for cfg in (one, dict(type='RepeatDataset', times=2, dataset=one)):
+        text = why_no_samples(ConfigDict(cfg))
+        assert text.startswith(f'ADE20KDataset found no samples in {tmp_path}')
+        assert re.search(reason, text)
 
 
 class Listed(BaseDataset):

@@ -97,6 +97,18 @@ def test_any_void_label_is_trained_and_judged(
     assert (tmp_path / 'work' / 'iter_2.pth').is_file()
 
 
+def test_padding_of_another_label_is_named_before_training(
+    train, eight_classes, tmp_path
+) -> None:
+    """Void is 0, and images are padded with mmseg's 255."""
+    config = eight_classes(
+        0, "model['data_preprocessor'].update(\n    seg_pad_val=255\n)\n"
+    )
+    with pytest.raises(ValueError, match='seg_pad_val is 255, and .* is 0:'):
+        train(config, tmp_path / 'work')
+    assert not list(tmp_path.rglob('*.pth'))
+
+
 FORMAT_ONLY = """
 # test images have no masks
 test_dataloader = dict(

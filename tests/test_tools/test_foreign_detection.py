@@ -127,6 +127,64 @@ def test_images_without_annotations_are_answered(
     assert 0 <= metrics['exit/rate'] <= 1
 
 
+def test_pictures_of_equal_names_are_not_lost(
+    run_tool, sample_root: Path, tmp_path: Path
+) -> None:
+    """mmdet names them after the file alone."""
+    data, out = tmp_path / 'data', tmp_path / 'show'
+    shutil.copytree(sample_root, data)
+    path = data / 'annotations/instances_val2017.json'
+    content = json.loads(path.read_text())
+    first, second, *_ = content['images']
+    second['file_name'] = f'more/{first["file_name"]}'
+    (data / 'val2017/more').mkdir()
+    shutil.copy(
+        data / 'val2017' / first['file_name'],
+        data / 'val2017' / second['file_name'],
+    )
+    path.write_text(json.dumps(content))
+    config = write_config(tmp_path, data)
+    torch.save(dict(state_dict=dict(a=torch.zeros(1))), tmp_path / 'any.pth')
+    with pytest.raises(ValueError, match='same name.*written to .*show'):
+        run_tool(
+            *('test.py', config, tmp_path / 'any.pth'),
+            *('--work-dir', tmp_path / 'test', '--show-dir', out),
+        )
+
+
+def drop_iscrowd(content: dict) -> None:
+    del content['annotations'][3]['iscrowd']
+
+
+def rename_images(content: dict) -> None:
+    for image in content['images']:
+        image['id'] += 1000
+    content['annotations'] = []
+
+
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (drop_iscrowd, r"judge.json: annotations\[3\].*has no 'iscrowd'"),
+        (rename_images, r'val_evaluator.0.ann_file does not know img_id'),
+    ],
+)
+def test_a_file_that_cannot_judge_is_named_before_training(
+    train, sample_root: Path, tmp_path: Path, damage, message: str
+) -> None:
+    """pycocotools would fail when all predictions have been made."""
+    content = json.loads(
+        (sample_root / 'annotations/instances_val2017.json').read_text()
+    )
+    damage(content)
+    (tmp_path / 'judge.json').write_text(json.dumps(content))
+    more = f"val_evaluator[0]['ann_file'] = '{tmp_path}/judge.json'\n"
+    config = write_config(tmp_path, sample_root, more)
+    with pytest.raises(ValueError, match=message):
+        train(config, tmp_path / 'work')
+    assert not list(tmp_path.rglob('*.pth'))
+
+
 def test_objects_without_masks_are_named_before_training(
     train, sample_root: Path, tmp_path: Path
 ) -> None:
