@@ -109,13 +109,16 @@ def test_coco_without_annotation_file_judges_any_choice() -> None:
         {**answer(image, boxes), 'instances': [truth]}
         for image, boxes in ((1, [BOX]), (1, [[0.0, 0.0, 4.0, 4.0]]), (2, []))
     )
-    entries = coco.judge([found, missed, other])
+    nothing = {**answer(3, [BOX]), 'instances': []}
+    *entries, empty = coco.judge([found, missed, other, nothing])
     assert coco.main_score(entries[:1]) == pytest.approx(100)
     assert coco.main_score(entries[1:2]) == 0
     assert coco.main_score([entries[0], entries[2]]) == pytest.approx(
         50, abs=1
     )
     assert [coco.quality(one) for one in entries] == [100, 0, 0]
+    assert math.isnan(coco.main_score([empty]))
+    assert coco.quality(empty) == 100
 
 
 @pytest.fixture
