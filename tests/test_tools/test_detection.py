@@ -360,7 +360,9 @@ def test_two_processes_on_a_cpu(
     )
     assert 'GPU number: 2' in output
     config, checkpoint = real_run
-    options = ['--eta', 0.6, '--work-dir', tmp_path / 'test', '--out']
+    # mmdet pads images to their batch mates, which are others then
+    alone = ['--cfg-options', 'test_dataloader.batch_size=1']
+    options = [*alone, '--eta', 0.6, '--work-dir', tmp_path / 'test', '--out']
     run_tool('test.py', config, checkpoint, *options, tmp_path / 'one')
     launch('dist_test.sh', config, checkpoint, 2, *options, tmp_path / 'two')
     for name in ('metrics.json', 'exits.json', 'predictions.segm.json'):
