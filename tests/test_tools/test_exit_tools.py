@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -13,15 +14,21 @@ from mmscope.utils.checkpoint import CheckpointError
 ETAS = ('--eta', 0, 0.5, 1)
 
 
+@pytest.fixture
+def out_dir(tmp_path: Path) -> Path:
+    """A folder whose name looks like the markup of what is printed."""
+    return tmp_path / 'out[' / ']'
+
+
 def test_sweep_writes_what_each_eta_gives(
-    run_tool, model_files, tmp_path, capsys
+    run_tool, model_files, out_dir, capsys
 ) -> None:
     run_tool(
-        *('eta_sweep.py', *model_files, *ETAS, '--out-dir', tmp_path),
+        *('eta_sweep.py', *model_files, *ETAS, '--out-dir', out_dir),
         *('--policies', 'pixel', 'chance', '--measure', 0, '--draws', 2),
         *('--num-pictures', 2),
     )
-    found = json.loads((tmp_path / 'sweep.json').read_text())
+    found = json.loads((out_dir / 'sweep.json').read_text())
     always, _, never = found['sweep']
     assert (always['exit_rate'], never['exit_rate']) == (1, 0)
     assert 0 < always['gflops'] < never['gflops']
@@ -31,16 +38,16 @@ def test_sweep_writes_what_each_eta_gives(
         never['score']
     )
     assert set(found['quality']) == {'model', 'pixel', 'chance'}
-    rows = list(csv.DictReader((tmp_path / 'sweep.csv').open()))
+    rows = list(csv.DictReader((out_dir / 'sweep.csv').open()))
     assert [float(row['eta']) for row in rows] == [0, 0.5, 1]
     for name in ('sweep.png', 'stages.png', 'pictures.png'):
-        assert min(Image.open(tmp_path / name).size) > 200
+        assert min(Image.open(out_dir / name).size) > 200
     assert 'AUROC of "the coarse answer' in capsys.readouterr().out
     # the next run only reads the answers
-    (folder,) = tmp_path.glob('answers-*')
+    (folder,) = out_dir.glob('answers-*')
     times = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
     run_tool(
-        *('eta_sweep.py', *model_files, *ETAS, '--out-dir', tmp_path),
+        *('eta_sweep.py', *model_files, *ETAS, '--out-dir', out_dir),
         *('--draws', 2, '--num-pictures', 0),
     )
     assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == times
@@ -67,24 +74,24 @@ def test_oracle_policy_reads_the_losses_of_the_sweep(
 
 
 def test_calibrated_config_is_one_that_tests(
-    run_tool, model_files, tmp_path, capsys
+    run_tool, model_files, out_dir, capsys
 ) -> None:
     run_tool(
         *('calibrate_eta.py', *model_files, '--exit-rate', 0.5),
-        *('--num-images', 6, '--out-dir', tmp_path),
+        *('--num-images', 6, '--out-dir', out_dir),
     )
-    found = json.loads((tmp_path / 'calibration.json').read_text())
+    found = json.loads((out_dir / 'calibration.json').read_text())
     assert found['images'] == 6
     assert found['expected']['exit_rate'] == 0.5
     assert 'exit/rate' in found['validation']
     assert 'on validation:' in capsys.readouterr().out
-    (config,) = tmp_path.glob('*_eta.py')
+    (config,) = out_dir.glob('*_eta.py')
     assert Config.fromfile(config).model.backbone.eta == found['eta']
     run_tool(
-        *('test.py', config, model_files[1], '--work-dir', tmp_path / 'test'),
-        *('--out', tmp_path / 'out'),
+        *('test.py', config, model_files[1], '--work-dir', out_dir / 'test'),
+        *('--out', out_dir / 'out'),
     )
-    tested = json.loads((tmp_path / 'out' / 'metrics.json').read_text())
+    tested = json.loads((out_dir / 'out' / 'metrics.json').read_text())
     assert tested['eta'] == found['eta']
     assert tested['exit/rate'] == found['validation']['exit/rate']
 
@@ -240,21 +247,22 @@ def test_checkpoint_of_another_model_is_refused(
 
 
 def test_router_is_trained_and_used(
-    run_tool, model_files, tmp_path, capsys
+    run_tool, model_files, out_dir, capsys
 ) -> None:
     run_tool(
-        *('train_router.py', *model_files, '--out-dir', tmp_path),
-        *('--tolerance', 0.0),
+        *('train_router.py', *model_files, '--out-dir', out_dir),
+        *('--tolerance', 0.0, '--cfg-options', 'val_cfg.fp16=False'),
     )
     assert 'AUROC' in capsys.readouterr().out
-    (config,) = tmp_path.glob('*_router.py')
+    (config,) = out_dir.glob('*_router.py')
+    assert Config.fromfile(config).val_cfg.fp16 is False
     run_tool(
-        *('eta_sweep.py', config, tmp_path / 'router.pth', *ETAS),
-        *('--out-dir', tmp_path / 'sweep', '--draws', 2),
+        *('eta_sweep.py', config, out_dir / 'router.pth', *ETAS),
+        *('--out-dir', out_dir / 'sweep', '--draws', 2),
         *('--num-pictures', 0, '--policies', 'mean_positive'),
         *('--tolerance', 0.0),
     )
-    (folder,) = (tmp_path / 'sweep').glob('answers-*')
+    (folder,) = (out_dir / 'sweep').glob('answers-*')
     cache = AnswerCache(folder)
     confidences = [
         cache.load(path.stem).confidence for path in folder.glob('*.npz')

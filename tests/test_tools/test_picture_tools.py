@@ -1,7 +1,9 @@
 """The tools that draw, on the sample data and random weights."""
 
 import json
+import shutil
 
+import pytest
 from PIL import Image
 
 
@@ -10,11 +12,13 @@ def test_pictures_of_files_and_of_the_validation_set(
 ) -> None:
     folder = sample_root / 'images' / 'validation'
     names = sorted(path.name for path in folder.glob('*.jpg'))
+    # a name that looks like the markup of what is printed
+    out_dir = tmp_path / 'files[' / ']'
     run_tool(
         *('visualize_scope.py', folder, *model_files),
-        *('--num-images', 2, '--out-dir', tmp_path / 'files'),
+        *('--num-images', 2, '--out-dir', out_dir),
     )
-    written = {path.name for path in (tmp_path / 'files').iterdir()}
+    written = {path.name for path in out_dir.iterdir()}
     assert written == {f'{n}.png' for n in names[:2]} | {'sheet.png'}
     run_tool(
         *('visualize_scope.py', 'val', *model_files),
@@ -23,8 +27,8 @@ def test_pictures_of_files_and_of_the_validation_set(
     assert (tmp_path / 'val' / 'stages.png').is_file()
     # the ground truth is one more panel
     narrow, wide = (
-        Image.open(tmp_path / name / 'sheet.png').width
-        for name in ('files', 'val')
+        Image.open(path / 'sheet.png').width
+        for path in (out_dir, tmp_path / 'val')
     )
     assert wide > 1.1 * narrow
 
@@ -65,6 +69,23 @@ def test_windows_and_wrapped_datasets_are_drawn(
         )
         assert (tmp_path / 'scope' / 'sheet.png').stat().st_size > 9999
         (tmp_path / 'scope' / 'sheet.png').unlink()
+
+
+def test_image_demo_draws_as_images_come(
+    run_tool, model_files, sample_root, tmp_path
+) -> None:
+    """It keeps no image until the last one has been answered."""
+    folder = tmp_path / 'in'
+    shutil.copytree(sample_root / 'images' / 'validation', folder)
+    names = sorted(path.name for path in folder.iterdir())
+    (folder / names[-1]).write_text('no image')
+    with pytest.raises(OSError, match=names[-1]):
+        run_tool(
+            *('image_demo.py', folder, *model_files, '--batch-size', 1),
+            *('--out-dir', tmp_path / 'out'),
+        )
+    pictures = sorted(path.name for path in (tmp_path / 'out').iterdir())
+    assert pictures == [f'{name}.png' for name in names[:-1]]
 
 
 def test_image_demo_draws_and_decides(
