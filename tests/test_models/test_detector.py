@@ -155,6 +155,42 @@ def test_mixed_batch_equals_each_image_alone(
         )
 
 
+@pytest.mark.parametrize('resolution', ['fine', 'coarse'])
+def test_each_image_gets_the_cells_that_it_needs(
+    make_detector, resolution
+) -> None:
+    """By learned scores; several shares in one batch."""
+    model = make_detector(
+        backbone__alpha=(0.2, 0.5, 1.0),
+        backbone__exit_resolution=resolution,
+        backbone__cell_score=dict(type='mmscope.LearnedCells'),
+    )
+    model.backbone.cell_score.linear.weight.data *= 20
+    images = varied(6)
+    scores = [one.cell_scores for one in predict(model, images, eta=1.0)]
+    model.backbone.tau = torch.cat(scores).quantile(0.7).item()
+    together = predict(model, images)
+    assert len({one.refined_share for one in together}) > 2
+    for image, sample in zip(images, together, strict=True):
+        (alone,) = predict(model, [image])
+        assert sample.refined_share == alone.refined_share
+        torch.testing.assert_close(
+            sample.pred_instances.scores, alone.pred_instances.scores
+        )
+
+
+def test_learned_cells_are_trained_beside_the_detector(make_detector) -> None:
+    model = make_detector(
+        backbone__alpha=(0.2, 0.5, 1.0),
+        backbone__cell_score=dict(type='mmscope.LearnedCells'),
+    )
+    losses = train_step(model)
+    assert losses['loss_cells'] > 0
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    assert untrained(model) == []
+
+
 def test_exited_image_is_detected_as_its_half_size_image(
     make_detector,
 ) -> None:
