@@ -91,7 +91,7 @@ def _answer_elastic(
     cost: ShareCost | None,
 ) -> Iterator[ElasticImage]:
     """Answer a batch with every share of the cells, in order."""
-    shares = model.backbone.shares
+    shares = model.backbone.exit_settings.shares
     coarse, seconds = predict_timed(model, batch, 0.0)
     answers, times = [coarse], [seconds / len(coarse)]
     for share in shares:

@@ -1,0 +1,252 @@
+"""What the trainings of docs/evidence.md give for their cost.
+
+python -m benchmarks.evidence work_dirs/evidence/demo --out demo.json
+
+reads every run below a folder: the config that training wrote, the last
+checkpoint, and the run's name, METHOD_sSEED. Thresholds are chosen on the
+images for calibration and tried on those of validation, for each budget.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import nan
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import mmengine
+import numpy as np
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from mmscope.evaluation.task_metric import TaskMetric, find_task_metric
+from mmscope.exits import (
+    AnswerCache,
+    BudgetError,
+    ElasticAnswers,
+    ElasticImage,
+    calibrate_elastic,
+    collect_elastic,
+    frontier,
+    sweep_elastic,
+)
+from mmscope.exits.collect_elastic import ShareCost
+from mmscope.exits.elastic import candidate_etas, candidate_taus
+from mmscope.exits.replay import Record
+from mmscope.exits.runs import build_exit_runner
+from mmscope.models import VisionMambaBackbone, exit_settings
+from mmscope.utils.flops import model_flops
+from mmscope.visualization.figure import save_figure
+
+BUDGETS = (*(0.3, 0.35, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8), 0.85, 0.87,
+           *(0.9, 0.95, 1.0, 1.1))  # fmt: skip
+LADDER = (0.2, 0.4, 0.6, 0.8, 1.0)
+UNCERTAINTY = dict(type='mmscope.CoarseUncertainty')
+RUN = re.compile(r'(?P<method>\w+)_s(?P<seed>\d+)')
+TAIL = ('neck', 'head')
+
+
+def backbone_cost(model: nn.Module) -> ShareCost:
+    """Count the backbone's work in units of one pass of the plain Vim.
+
+    Args:
+        model: A model of mmscope.
+
+    Returns:
+        Function from an image's size to the cost of a coarse answer and of
+        each share of cells.
+    """
+    net, known = model.backbone, {}
+
+    def count(size: tuple[int, int]) -> tuple[float, ...]:
+        if size not in known:
+            vim = VisionMambaBackbone(
+                dict(embed_dims=net.embed_dims, num_layers=net.num_layers),
+                img_size=size,
+                out_indices=net.out_indices,
+            )
+            flops = model_flops(model, size)
+            whole = _of_backbone(model_flops(vim, size).refined)
+            known[size] = tuple(
+                _of_backbone(part) / whole
+                for part in (flops.exited, *flops.by_share.values())
+            )
+        return known[size]
+
+    return count
+
+
+def _of_backbone(parts: dict[str, float]) -> float:
+    return sum(value for name, value in parts.items() if name not in TAIL)
+
+
+@contextmanager
+def refining_as(model: nn.Module, method: str) -> Iterator[None]:
+    """Let a model refine as a method does, inside a block.
+
+    Args:
+        model: A model of mmscope, trained as its config says.
+        method: 'own', as its config says, or 'untrained': by uncertainty and
+            with a ladder of shares, whatever it was trained for.
+    """
+    if method == 'own':
+        yield
+        return
+    with exit_settings(model, alpha=LADDER, cell_score=UNCERTAINTY):
+        yield
+
+
+def answers_of(
+    runner: Runner, metric: TaskMetric, method: str, cache: Path
+) -> ElasticAnswers:
+    """Answers to a runner's test images with every share of their cells."""
+    model = runner.model
+    with refining_as(model, method):
+        return collect_elastic(
+            model,
+            runner.test_loop.dataloader,
+            metric,
+            AnswerCache(cache, ElasticImage),
+            backbone_cost(model),
+        )
+
+
+def curves_of_run(folder: Path, method: str) -> dict[str, list[Record]]:
+    """What a run gives for its cost.
+
+    Args:
+        folder: Work dir of the run.
+        method: See :func:`refining_as`.
+
+    Returns:
+        'calibrated': for each of ``BUDGETS`` that can be met, the 'budget',
+        and what the pair of thresholds that was chosen on calibration images
+        gives in validation; 'best': the pairs that no other pair beats in
+        validation itself; 'fixed': the score with each share everywhere.
+    """
+    checkpoint = (folder / 'last_checkpoint').read_text().strip()
+    (config,) = folder.glob('*.py')
+    kept = {}
+    for calibration in (True, False):
+        work_dir = str(folder / 'evidence')
+        runner = build_exit_runner(
+            str(config), checkpoint, work_dir, None, calibration
+        )
+        metric = find_task_metric(runner.test_evaluator.metrics)
+        name = f'{method}-{"calibration" if calibration else "validation"}'
+        kept[calibration] = answers_of(
+            runner, metric, method, folder / 'evidence' / name
+        )
+    fitted, tried = kept[True], kept[False]
+    calibrated = []
+    for budget in BUDGETS:
+        try:
+            found = calibrate_elastic(fitted, metric, 'gflops', budget)
+        except BudgetError:
+            continue
+        rungs = tried.rungs(found.eta, found.tau)
+        record = tried.summarize(rungs, metric)
+        calibrated.append(
+            dict(budget=budget, eta=found.eta, tau=found.tau, **record)
+        )
+    pairs = sweep_elastic(
+        tried, metric, candidate_etas(tried), candidate_taus(tried)
+    )
+    fixed = [
+        dict(
+            share=([0, *tried.shares])[rung],
+            **tried.summarize(np.full(len(tried), rung), metric),
+        )
+        for rung in range(len(tried.shares) + 1)
+    ]
+    return dict(calibrated=calibrated, best=frontier(pairs), fixed=fixed)
+
+
+def at_budget(records: Sequence[Record], budget: float) -> float:
+    """The best score that costs no more than a budget, NaN if none does."""
+    scores = [r['score'] for r in records if r['gflops'] <= budget + 1e-9]
+    return max(scores, default=nan)
+
+
+def table(results: dict, kind: str) -> Table:
+    """Mean and standard deviation over seeds, by method and budget."""
+    sheet = Table('method', 'seeds', *(f'{b:g}' for b in BUDGETS))
+    for method, runs in results.items():
+        scores = np.array(
+            [[at_budget(run[kind], b) for b in BUDGETS] for run in runs]
+        )
+        cells = [
+            '-' if np.isnan(column).any() else
+            f'{column.mean():.1f} ± {column.std(ddof=len(runs) > 1):.1f}'
+            for column in scores.T
+        ]  # fmt: skip
+        sheet.add_row(method, str(len(runs)), *cells)
+    return sheet
+
+
+def plot(results: dict, path: Path) -> None:
+    """Draw every run's scores over its costs, one colour for a method."""
+    figure, axis = plt.subplots(figsize=(7.2, 4.8))
+    for number, (method, runs) in enumerate(results.items()):
+        for index, run in enumerate(runs):
+            records = run['calibrated'] or run['best']
+            axis.plot(
+                [r['gflops'] for r in records],
+                [r['score'] for r in records],
+                f'C{number}{"o" if len(records) == 1 else "."}-',
+                linewidth=1,
+                label=method if index == 0 else None,
+            )
+    axis.set_xlabel('cost of the backbone, in passes of the plain Vim')
+    axis.set_ylabel('mIoU (%)')
+    axis.grid(alpha=0.3)
+    axis.legend()
+    save_figure(figure, path)
+
+
+def vim_result(folder: Path) -> dict[str, list[Record]]:
+    """The last validation of a plain model, at the cost of one pass."""
+    (*_, log) = sorted(folder.glob('*/vis_data/scalars.json'))
+    records = map(json.loads, log.read_text().splitlines())
+    (*_, last) = (record for record in records if 'mIoU' in record)
+    point = dict(gflops=1.0, score=last['mIoU'])
+    return dict(calibrated=[point], best=[point], fixed=[point])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('runs', type=Path, help='folder of the work dirs')
+    parser.add_argument('--out', type=Path, required=True, help='json file')
+    args = parser.parse_args()
+    results: dict[str, list] = {}
+    for folder in sorted(args.runs.iterdir()):
+        found = RUN.fullmatch(folder.name)
+        if found is None or not (folder / 'last_checkpoint').is_file():
+            continue
+        method, seed = found['method'], int(found['seed'])
+        if 'vim' in method:
+            results.setdefault(method, []).append(
+                dict(seed=seed, **vim_result(folder))
+            )
+            continue
+        for how in ('own', 'untrained') if 'paper' in method else ('own',):
+            name = method if how == 'own' else f'{method}, run elastic'
+            results.setdefault(name, []).append(
+                dict(seed=seed, **curves_of_run(folder, how))
+            )
+        mmengine.dump(results, args.out, indent=1)
+    console = Console(width=200, markup=False)
+    for kind in ('calibrated', 'best'):
+        console.print(kind)
+        console.print(table(results, kind))
+    plot(results, args.out.with_suffix('.png'))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,5 @@
+# The elastic demo whose fine pass has four tokens for all cells that are not
+# refined: see docs/evidence.md
+_base_ = ['demo_elastic_drop.py']
+
+model = dict(backbone=dict(num_context=4))
