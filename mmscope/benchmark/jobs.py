@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -30,8 +31,9 @@ def settings_of(
 
     @contextmanager
     def settings() -> Iterator[None]:
-        backend, precision = use_backend(case.backend), _autocast(case)
-        with torch.no_grad(), backend, precision, exits():
+        dtype, kind = DTYPES[case.dtype], torch.device(case.device).type
+        precision = torch.autocast(kind, dtype, enabled=dtype is not None)
+        with torch.no_grad(), use_backend(case.backend), precision, exits():
             yield
 
     return settings
@@ -43,23 +45,12 @@ def exits_of(
     """Return what sets the exits of a case inside a block."""
     if not bench.early_exit:
         return nullcontext
-    policy = None
+    eta, policy = case.eta, None
     if case.forced is not None:
         # the model's own policy is asked, and then overruled
         policy = ForcedExit(case.forced, bench.net.exit_policy)
-    options = (eta_of(case), policy, case.exit_resolution)
-    return partial(exit_settings, bench.net, *options)
-
-
-def _autocast(case: FpsCase) -> AbstractContextManager:
-    dtype = DTYPES[case.dtype]
-    kind = torch.device(case.device).type
-    return nullcontext() if dtype is None else torch.autocast(kind, dtype)
-
-
-def eta_of(case: FpsCase) -> float | None:
-    """The threshold that the backbone gets."""
-    return case.eta if case.forced is None else FORCED_ETA
+        eta = FORCED_ETA
+    return partial(exit_settings, bench.net, eta, policy, case.exit_resolution)
 
 
 def of_each_batch(case: FpsCase, batches: Batches) -> list[FpsCase]:
@@ -125,8 +116,9 @@ def work_of(case: FpsCase, exited: Tensor | None) -> tuple:
 
 def flops_of(case: FpsCase, bench: BenchModel) -> ModelFlops:
     """Count all that a scope can reach: the whole model, or its pyramid."""
-    parts = _Parts(bench.net, bench.pyramid)
-    model = bench.model if case.scope == 'head' else parts
+    model = bench.model
+    if case.scope != 'head':
+        model = SimpleNamespace(backbone=bench.net, neck=bench.pyramid)
     with exits_of(case, bench)():
         return model_flops(model, case.size)
 
@@ -137,11 +129,3 @@ def gflops_of(flops: ModelFlops, scope: str, rate: float | None) -> float:
     if scope == 'backbone':
         del count['neck']
     return count.total() / 1e9
-
-
-@dataclass
-class _Parts:
-    """What :func:`model_flops` looks for in a model."""
-
-    backbone: torch.nn.Module
-    neck: torch.nn.Module

@@ -183,53 +183,20 @@ def mix(kernels: StockKernels, mixer: BiMambaMixer, x: Tensor) -> Tensor:
 
 
 def _one_direction(
-    kernels: StockKernels, mixer: BiMambaMixer, direction: int, xz: Tensor
+    kernels: StockKernels, mixer: BiMambaMixer, at: int, xz: Tensor
 ) -> Tensor:
     """Convolution, projections and scan; (B, 2D, L) to (B, D, L)."""
-    w = _weights(mixer, direction)
     batch, _, length = xz.shape
     x, z = xz.chunk(2, dim=1)
-    u = kernels.conv(x, w.conv, w.conv_bias)
-    params = F.linear(u.mT.flatten(0, 1), w.x_proj)
+    u = kernels.conv(x, mixer.conv_weight[at], mixer.conv_bias[at])
+    params = F.linear(u.mT.flatten(0, 1), mixer.x_proj[at])
     rank, states = mixer.dt_rank, mixer.d_state
     delta, B, C = params.split([rank, states, states], dim=-1)
-    delta = (w.dt_proj @ delta.T).unflatten(1, (batch, length))
+    delta = (mixer.dt_proj[at] @ delta.T).unflatten(1, (batch, length))
     B, C = (
         t.unflatten(0, (batch, length)).mT[:, None].contiguous()
         for t in (B, C)
     )
-    return kernels.scan(u, delta.transpose(0, 1), w.A, B, C, w.D, z, w.dt_bias)
-
-
-class _Weights(NamedTuple):
-    """Of one direction.
-
-    Attributes:
-        conv: Taps (D, K).
-        conv_bias: (D,).
-        x_proj: (R + 2S, D).
-        dt_proj: (D, R).
-        dt_bias: (D,).
-        A: (D, S).
-        D: (D,).
-    """
-
-    conv: Tensor
-    conv_bias: Tensor
-    x_proj: Tensor
-    dt_proj: Tensor
-    dt_bias: Tensor
-    A: Tensor
-    D: Tensor
-
-
-def _weights(mixer: BiMambaMixer, direction: int) -> _Weights:
-    return _Weights(
-        mixer.conv_weight[direction],
-        mixer.conv_bias[direction],
-        mixer.x_proj[direction],
-        mixer.dt_proj[direction],
-        mixer.dt_bias[direction].float(),
-        -mixer.A_log[direction].float().exp(),
-        mixer.D[direction].float(),
-    )
+    A = -mixer.A_log[at].float().exp()
+    D, dt_bias = mixer.D[at].float(), mixer.dt_bias[at].float()
+    return kernels.scan(u, delta.transpose(0, 1), A, B, C, D, z, dt_bias)

@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from mmscope.engine.launch import build_runner
 from mmscope.models import exit_settings, has_exits
+from mmscope.utils.structures import unwrap
 
 from .cases import FpsRecord
 
@@ -40,7 +41,7 @@ def add_scores(
     cfg = copy.deepcopy(cfg)
     cfg.work_dir = f'{cfg.work_dir}/fps_bench'
     runner = build_runner(cfg, 'none', ('test',), checkpoint)
-    model = getattr(runner.model, 'module', runner.model)
+    model = unwrap(runner.model)
     scores = {}
     for case in (record.case for record in records):
         how = case.eta, case.exit_resolution
