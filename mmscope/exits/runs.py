@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from mmengine.utils import is_abs
 from torch import nn
 
+from mmscope.datasets.wrappers import inner_datasets
 from mmscope.engine.launch import build_runner, load_config
 from mmscope.evaluation.task_metric import TaskMetric
 from mmscope.models import require_exits
@@ -143,10 +144,10 @@ def set_calibration_data(cfg: Config) -> None:
     loader = copy.deepcopy(cfg.get('calibration_dataloader'))
     if loader is None:
         loader = copy.deepcopy(cfg.test_dataloader)
-        test_set, *_ = plain_datasets(loader.dataset)
+        test_set = next(inner_datasets(loader.dataset))
         parts = [
             _as_tested(dataset, test_set.pipeline)
-            for dataset in plain_datasets(cfg.train_dataloader.dataset)
+            for dataset in inner_datasets(cfg.train_dataloader.dataset)
         ]
         loader.dataset = (
             parts[0]
@@ -159,19 +160,6 @@ def set_calibration_data(cfg: Config) -> None:
     for metric in metrics:
         if metric.get('ann_file'):
             metric.ann_file = _ann_file_of(loader.dataset)
-
-
-def plain_datasets(dataset: ConfigDict) -> list[ConfigDict]:
-    """The datasets in wrappers such as RepeatDataset and ConcatDataset.
-
-    Args:
-        dataset: Config of a dataset.
-    """
-    inner = dataset.get('datasets') or dataset.get('dataset')
-    if inner is None:
-        return [dataset]
-    parts = inner if isinstance(inner, list | tuple) else [inner]
-    return [plain for part in parts for plain in plain_datasets(part)]
 
 
 def _as_tested(dataset: ConfigDict, pipeline: list[dict]) -> ConfigDict:
@@ -187,7 +175,7 @@ def _ann_file_of(dataset: ConfigDict) -> str:
         part.ann_file
         if is_abs(part.ann_file)
         else join_path(part.get('data_root') or '', part.ann_file)
-        for part in plain_datasets(dataset)
+        for part in inner_datasets(dataset)
     }
     if len(files) > 1:
         raise ValueError(
