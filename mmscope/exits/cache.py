@@ -8,6 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from mmengine import fileio
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -16,7 +18,7 @@ from torch.utils.data import Dataset
 from mmscope.version import __version__
 
 from .answers import ImageAnswers
-from .plain_data import load_plain, pack, save_plain
+from .plain_data import load_plain, save_plain
 
 
 class AnswerCache:
@@ -109,7 +111,7 @@ class AnswerCache:
     def _path(self, key: str | None) -> Path | None:
         if self.folder is None or key is None:
             return None
-        return self.folder / f'{key}.npz'
+        return self.folder / f'{key}.pth'
 
 
 def image_digest(dataset: Dataset, index: int) -> str | None:
@@ -130,14 +132,11 @@ def image_digest(dataset: Dataset, index: int) -> str | None:
         return None
     info = dict(dataset.get_data_info(index))
     info.pop('sample_idx', None)  # where it stands
-    arrays: list = []
     try:
-        said = json.dumps(pack(info, arrays))
+        said = json.dumps(info, default=_array_digest)
     except TypeError:
         return None
     digest = hashlib.sha256(said.encode())
-    for array in arrays:
-        digest.update(array.tobytes())
     for name, path in sorted(info.items()):
         if name.endswith('_path') and isinstance(path, str) and path:
             digest.update(_file_digest(path, _backend_args(dataset)))
@@ -163,6 +162,16 @@ def _backend_args(dataset: Dataset) -> dict | None:
             return None
         dataset = inner[0]
     return dataset.backend_args
+
+
+def _array_digest(value: object) -> tuple:
+    """What json takes in place of an array."""
+    if isinstance(value, bytes | torch.Tensor):
+        value = np.asarray(value)
+    if not isinstance(value, np.ndarray | np.generic) or value.dtype.hasobject:
+        raise TypeError(f'{type(value).__name__} is no plain data')
+    content = hashlib.sha256(value.tobytes()).hexdigest()
+    return str(value.dtype), value.shape, content
 
 
 def _file_digest(path: str, backend_args: dict | None = None) -> bytes:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ SAFE_GLOBALS = [
     HistoryBuffer,
     (_statistic, 'builtins.getattr'),
     argparse.Namespace,
+    bytes,  # of arrays without elements
     np.ndarray,
     np.dtype,
     *(
@@ -146,11 +148,19 @@ def read_state_dict(
     return {k.removeprefix('module.'): v for k, v in checkpoint.items()}
 
 
+def load_data(file: Path | BinaryIO) -> object:
+    """Read what ``torch.save`` wrote, if it is tensors and plain data alone.
+
+    Args:
+        file: The file; whatever it holds, no code of it runs.
+    """
+    with torch.serialization.safe_globals(SAFE_GLOBALS):
+        return torch.load(file, map_location='cpu', weights_only=True)
+
+
 def _load_file(path: Path) -> object:
-    """Read a file that may hold tensors and plain data, and no code."""
     try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
-            return torch.load(path, map_location='cpu', weights_only=True)
+        return load_data(path)
     except Exception as err:  # what is no checkpoint may raise anything
         if found := MORE_THAN_DATA.search(str(err)):
             raise CheckpointError(

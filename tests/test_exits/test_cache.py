@@ -153,7 +153,7 @@ def test_entries_that_are_no_data_are_not_kept(cached: AnswerCache) -> None:
     odd = ImageAnswers(**{**vars(ANSWERS), 'entries': (object(), object())})
     folder = cached.folder
     cached.save('x', odd)
-    assert not list(folder.glob('*.npz'))
+    assert not list(folder.glob('*.pth'))
     assert cached.load('x') is None
 
 

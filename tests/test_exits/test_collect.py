@@ -113,7 +113,7 @@ def test_stopped_collection_goes_on(segmentor, metric, data, tmp_path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         collect_answers(segmentor, load(Stopped(data)), metric, cache)
-    assert len(list(tmp_path.glob('*.npz'))) == 6
+    assert len(list(tmp_path.glob('*.pth'))) == 6
     # a write that was cut off is not taken for an answer
     (tmp_path / 'some.part').write_bytes(b'half')
     seen.clear()

@@ -265,7 +265,7 @@ def test_router_is_trained_and_used(
     (folder,) = (out_dir / 'sweep').glob('answers-*')
     cache = AnswerCache(folder)
     confidences = [
-        cache.load(path.stem).confidence for path in folder.glob('*.npz')
+        cache.load(path.stem).confidence for path in folder.glob('*.pth')
     ]
     assert len(confidences) == 3
     for one in confidences:
