@@ -73,21 +73,6 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def traced_flops(run: Callable[[], object]) -> Counter:
-    """Count the operators that a call runs on real tensors, by component.
-
-    A convolution counts as 'conv', a product of matrices as 'projections'.
-    """
-    register_operators()
-    counter = FlopCounterMode(display=False, custom_mapping=PLAIN_FORMULAS)
-    with counter:
-        run()
-    total = Counter()
-    for operator, twice in counter.get_flop_counts()['Global'].items():
-        total[component_of(operator)] += twice // 2
-    return total
-
-
 def components(counts: Counts) -> Counter:
     """Sum up what a backbone runs by component."""
     rest, total = Counter(counts['Global']), Counter()

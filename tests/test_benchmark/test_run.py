@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from traced_flops import traced_flops
 
 from benchmarks.scan_bench import save
 from mmscope.benchmark import run as fps_bench
@@ -32,7 +33,6 @@ from mmscope.benchmark.run import bench_fps, count_steps
 from mmscope.benchmark.timing import Timing
 from mmscope.models import exit_settings
 from mmscope.ops import scan_backends
-from mmscope.utils.flops_trace import traced_flops
 
 SIZE = (64, 96)
 PLAN = FpsPlan(

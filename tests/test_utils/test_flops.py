@@ -1,5 +1,6 @@
 """Counts against published figures, and against what really runs."""
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -10,12 +11,12 @@ import torch
 from mmengine.analysis import FlopAnalyzer, get_model_complexity_info
 from mmengine.config import Config
 from torch.utils.flop_counter import FlopCounterMode
+from traced_flops import traced_flops
 
 from mmscope.benchmark.build import build_model
 from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
 from mmscope.ops import scan_backends, use_backend
 from mmscope.utils.flops import dataset_flops, model_flops
-from mmscope.utils.flops_trace import traced_flops
 from mmscope.utils.operator_flops import OPERATORS, scan_flops
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -369,7 +370,7 @@ from mmengine.analysis.complexity_analysis import (
 import torch
 from mmscope.models import VisionMambaBackbone
 from mmscope.ops import use_backend
-from mmscope.utils.flops_trace import traced_flops
+from traced_flops import traced_flops
 assert 'mmscope::torch_scan_forward' in table
 arch = dict(embed_dims=16, num_layers=1, d_state=2)
 net = VisionMambaBackbone(arch, out_indices=(0,))
@@ -386,4 +387,9 @@ def test_the_first_trace_of_a_process_has_the_scan() -> None:
 
     And any model of ours tells mmengine: nobody has to import a module.
     """
-    subprocess.run([sys.executable, '-c', FIRST], check=True)
+    path = os.pathsep.join(sys.path)
+    subprocess.run(
+        [sys.executable, '-c', FIRST],
+        env={**os.environ, 'PYTHONPATH': path},
+        check=True,
+    )
