@@ -11,6 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from rich.console import Console
+from rich.progress import Progress
+
 from .layouts import (
     META,
     VERSION,
@@ -77,13 +80,6 @@ def write_sample_data(
 def _draw(
     folder: Path, counts: dict[str, int], size: tuple[int, int], seed: int
 ) -> None:
-    try:
-        from rich.console import Console
-        from rich.progress import Progress
-    except ImportError as err:
-        raise RuntimeError(
-            'the sample data shows its progress with rich: pip install rich'
-        ) from err
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(
             'Drawing pictures', total=sum(counts.values())

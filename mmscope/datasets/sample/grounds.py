@@ -2,8 +2,8 @@
 
 from functools import cache
 from importlib import resources
-from types import ModuleType
 
+import cv2
 import numpy as np
 
 Array = np.ndarray
@@ -42,7 +42,6 @@ def make_ground(
     Returns:
         RGB picture, (H, W, 3), float32, 0 .. 255.
     """
-    cv2 = import_cv2()
     photo = _photo(PHOTOS[rng.integers(len(PHOTOS))])
     photo = photo[:, slice(*(int(p * photo.shape[1]) for p in part))]
     # the largest window of the picture's proportions, then zoom in
@@ -70,7 +69,6 @@ def make_ground(
 @cache
 def _photo(name: str) -> Array:
     """Read one of scikit-image's photographs as RGB, (H, W, 3) float32."""
-    cv2 = import_cv2()
     try:
         file = resources.files('skimage.data') / name
     except ImportError as err:
@@ -86,14 +84,3 @@ def _photo(name: str) -> Array:
     encoded = np.frombuffer(file.read_bytes(), dtype=np.uint8)
     photo = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     return cv2.cvtColor(photo, cv2.COLOR_BGR2RGB).astype(np.float32)
-
-
-def import_cv2() -> ModuleType:
-    """Import OpenCV, or say how to get it."""
-    try:
-        import cv2
-    except ImportError as err:
-        raise RuntimeError(
-            'the sample data needs OpenCV: pip install opencv-python-headless'
-        ) from err
-    return cv2

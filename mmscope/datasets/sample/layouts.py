@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
-from .grounds import PHOTOS, import_cv2
+from .grounds import PHOTOS
 from .scenes import Scene, make_scene
 from .shapes import SAMPLE_CLASSES, SAMPLE_PALETTE
 
@@ -216,7 +217,6 @@ def _describe(scene: Scene) -> dict[str, float]:
 def _write_picture(
     scene: Scene, image: Path, mask: Path, coco_image: Path
 ) -> None:
-    cv2 = import_cv2()
     bgr = np.ascontiguousarray(scene.image[..., ::-1])
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     for path, pixels, options in (

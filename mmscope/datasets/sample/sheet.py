@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from .grounds import import_cv2
+from ..subset import spread
 from .layouts import read_meta
 from .shapes import SAMPLE_PALETTE
 
@@ -32,7 +33,6 @@ def draw_contact_sheet(
     Returns:
         ``out_path``.
     """
-    cv2 = import_cv2()
     root, out_path = Path(root), Path(out_path)
     meta = read_meta(root)
     if meta is None:
@@ -49,12 +49,9 @@ def draw_contact_sheet(
         )
     facts = meta['images'][split]
     names = sorted(facts, key=lambda name: facts[name]['difficulty'])
-    chosen = np.linspace(
-        0, len(names) - 1, min(len(names), columns * rows)
-    ).astype(int)
     tiles = [
         _tile(root, split, names[i], facts[names[i]], meta['size'][1])
-        for i in chosen
+        for i in spread(len(names), columns * rows)
     ]
     sheet = np.concatenate(list(_lines(tiles, columns)))
     out_path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +64,6 @@ def _tile(
     root: Path, split: str, name: str, facts: dict, side: int
 ) -> np.ndarray:
     """Draw a picture, its mask beside it and a caption below, (h, w, 3)."""
-    cv2 = import_cv2()
     image = cv2.imread(str(root / 'images' / split / name))[..., ::-1]
     mask_name = str(Path(name).with_suffix('.png'))
     labels = cv2.imread(
