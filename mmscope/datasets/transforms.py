@@ -1,5 +1,7 @@
 """Data transforms."""
 
+from typing import Any
+
 import numpy as np
 from mmcv.transforms import BaseTransform
 
@@ -140,26 +142,11 @@ class LoadMask(LoadChecked):
     Samples without a mask pass, so that inferencers may leave it in.
 
     Args:
-        reduce_zero_label: Whether label 0 is void and the others count from
-            1; None leaves it to the dataset.
-        imdecode_backend: Decoder of mmcv.
-        backend_args: Storage of the files, as mmengine's fileio takes it.
+        **options: LoadAnnotations' own arguments, which it checks.
     """
 
-    def __init__(
-        self,
-        reduce_zero_label: bool | None = None,
-        imdecode_backend: str = 'pillow',
-        backend_args: dict | None = None,
-    ) -> None:
-        super().__init__(
-            dict(
-                type='mmseg.LoadAnnotations',
-                reduce_zero_label=reduce_zero_label,
-                imdecode_backend=imdecode_backend,
-                backend_args=backend_args,
-            )
-        )
+    def __init__(self, **options: Any) -> None:
+        super().__init__(dict(type='mmseg.LoadAnnotations', **options))
 
     def transform(self, results: dict) -> dict:
         """Load ``gt_seg_map`` (H, W) from ``seg_map_path``.
@@ -167,8 +154,5 @@ class LoadMask(LoadChecked):
         Raises:
             OSError: the file cannot be read.
         """
-        return super().transform(results) if _has_mask(results) else results
-
-
-def _has_mask(results: dict) -> bool:
-    return bool(results.get('seg_map_path'))
+        has_mask = bool(results.get('seg_map_path'))
+        return super().transform(results) if has_mask else results

@@ -1,6 +1,6 @@
 """Normalisation and padding of images for segmentation, over mmseg."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -27,44 +27,26 @@ class ScopeSegDataPreprocessor(SegDataPreProcessor):
     mates; images of different padded sizes come as a list.
 
     Args:
-        mean: Mean of each channel, or None.
-        std: Standard deviation of each channel, or None.
         size: Size that training images are padded to.
         size_divisor: Multiple that sides of training images are padded to;
             32 where there is no ``size`` either.
-        pad_val: Padding of images.
-        seg_pad_val: Padding of masks.
-        bgr_to_rgb: Whether to turn BGR into RGB.
-        rgb_to_bgr: Whether to turn RGB into BGR.
-        batch_augments: Augmentations of whole training batches.
         test_cfg: Padding in testing, ``size`` or ``size_divisor``; None
             pads sides to multiples of 32.
+        **options: SegDataPreProcessor's other arguments, which it checks.
     """
 
     def __init__(
         self,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
         size: tuple[int, int] | None = None,
         size_divisor: int | None = None,
-        pad_val: float = 0,
-        seg_pad_val: float = 255,
-        bgr_to_rgb: bool = False,
-        rgb_to_bgr: bool = False,
-        batch_augments: list[dict] | None = None,
         test_cfg: dict | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(
-            mean=mean,
-            std=std,
             size=size,
             size_divisor=size_divisor or (None if size else CELL),
-            pad_val=pad_val,
-            seg_pad_val=seg_pad_val,
-            bgr_to_rgb=bgr_to_rgb,
-            rgb_to_bgr=rgb_to_bgr,
-            batch_augments=batch_augments,
             test_cfg=test_cfg or dict(size_divisor=CELL),
+            **options,
         )
 
     def forward(self, data: dict, training: bool = False) -> dict:
