@@ -225,10 +225,11 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every instruction set that this machine has."""
     if cpu_scan.NOT_BUILT:
         pytest.skip(cpu_scan.NOT_BUILT)
-    if request.param not in cpu_scan.isas():
+    if request.param not in torch.ops.mmscope.scan_list_isas().split():
         pytest.skip(f'this CPU has no {request.param}')
-    with cpu_scan.use_isa(request.param):
-        yield request.param
+    before = torch.ops.mmscope.scan_set_isa(request.param)
+    yield request.param
+    torch.ops.mmscope.scan_set_isa(before)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from . import forward_mode, triton_check
 from .scan import cpu as cpu_scan
 from .scan import mamba_ssm as mamba_ssm_scan
 from .scan.inputs import ScanCore
+from .scan.reference import reference_scan
 from .self_check import refusal
 
 ENV_BACKEND = 'MMSCOPE_SCAN_BACKEND'
@@ -67,22 +68,10 @@ class ScanBackend:
         return reason
 
 
-def _runs_anywhere(u: Tensor) -> str | None:
-    return None
-
-
 def _load_triton() -> ScanCore:
     from .scan.triton.operator import triton_scan
 
     return triton_scan
-
-
-def _load_mamba_ssm() -> ScanCore:
-    return mamba_ssm_scan.mamba_ssm_scan
-
-
-def _load_cpu() -> ScanCore:
-    return cpu_scan.cpu_scan
 
 
 def _load_torch() -> ScanCore:
@@ -91,24 +80,26 @@ def _load_torch() -> ScanCore:
     return torch_scan
 
 
-def _load_reference() -> ScanCore:
-    from .scan.reference import reference_scan
-
-    return reference_scan
-
-
 # 'auto' takes the first that can run: fastest first
 BACKENDS: tuple[ScanBackend, ...] = (
-    ScanBackend('cpu', cpu_scan.why_not, _load_cpu, kernels=True),
+    ScanBackend(
+        'cpu', cpu_scan.why_not, lambda: cpu_scan.cpu_scan, kernels=True
+    ),
     ScanBackend(
         'triton', triton_check.why_not, _load_triton, kernels=True, gpu=True
     ),
     ScanBackend(
-        'mamba_ssm', mamba_ssm_scan.why_not, _load_mamba_ssm, gpu=True
+        'mamba_ssm',
+        mamba_ssm_scan.why_not,
+        lambda: mamba_ssm_scan.mamba_ssm_scan,
+        gpu=True,
     ),
-    ScanBackend('torch', _runs_anywhere, _load_torch),
+    ScanBackend('torch', lambda u: None, _load_torch),
     ScanBackend(
-        'reference', _runs_anywhere, _load_reference, differentiable=True
+        'reference',
+        lambda u: None,
+        lambda: reference_scan,
+        differentiable=True,
     ),
 )
 
@@ -166,20 +157,42 @@ def wanted_backend(backend: str | None) -> str:
     return backend
 
 
-def resolve(u: Tensor, backend: str | None) -> ScanCore:
-    """Pick the core of the wanted backend, or of the first that can run."""
+def _pick(
+    operator: str, x: Tensor, backend: str | None, kernels: bool
+) -> ScanBackend | None:
+    """The wanted backend, or the first that can run an operator.
+
+    Args:
+        operator: 'scan', 'conv' or 'norm'.
+        x: What the operator reads.
+        backend: The argument of a call.
+        kernels: Whether only those with kernels of their own are meant.
+
+    Raises:
+        RuntimeError: it was asked for by name and cannot run.
+    """
     name = wanted_backend(backend)
     for candidate in BACKENDS:
         if name not in ('auto', candidate.name):
             continue
-        reason = candidate.refusal('scan', u, name == 'auto')
+        if kernels and not candidate.kernels:
+            continue
+        reason = candidate.refusal(operator, x, name == 'auto')
         if reason is None:
-            return candidate.load()
+            return candidate
         if name != 'auto':
             raise RuntimeError(
                 f'scan backend {name!r} cannot run here: {reason}'
             )
-    raise RuntimeError(f'no scan backend can run here: {scan_backends(u)}')
+    return None
+
+
+def resolve(u: Tensor, backend: str | None) -> ScanCore:
+    """Pick the core of the wanted backend, or of the first that can run."""
+    found = _pick('scan', u, backend, kernels=False)
+    if found is None:
+        raise RuntimeError(f'no scan backend can run here: {scan_backends(u)}')
+    return found.load()
 
 
 def layer_kernels(operator: str, x: Tensor, backend: str | None) -> str:
@@ -197,15 +210,5 @@ def layer_kernels(operator: str, x: Tensor, backend: str | None) -> str:
     Raises:
         RuntimeError: kernels were asked for by name and cannot run.
     """
-    name = wanted_backend(backend)
-    for candidate in BACKENDS:
-        if not candidate.kernels or name not in ('auto', candidate.name):
-            continue
-        reason = candidate.refusal(operator, x, name == 'auto')
-        if reason is None:
-            return candidate.name
-        if name != 'auto':
-            raise RuntimeError(
-                f'scan backend {name!r} cannot run here: {reason}'
-            )
-    return 'torch'
+    found = _pick(operator, x, backend, kernels=True)
+    return 'torch' if found is None else found.name

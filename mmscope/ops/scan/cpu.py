@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 
@@ -46,25 +44,6 @@ def why_not(u: Tensor) -> str | None:
     if NOT_BUILT and not torch.compiler.is_compiling():
         _say_once(NOT_BUILT)
     return NOT_BUILT
-
-
-@contextmanager
-def use_isa(name: str) -> Iterator[None]:
-    """Scan with one instruction set, for tests.
-
-    Args:
-        name: One of :func:`isas`.
-    """
-    before = torch.ops.mmscope.scan_set_isa(name)
-    try:
-        yield
-    finally:
-        torch.ops.mmscope.scan_set_isa(before)
-
-
-def isas() -> list[str]:
-    """Instruction sets that this machine can run, fastest first."""
-    return torch.ops.mmscope.scan_list_isas().split()
 
 
 if NOT_BUILT is None:
