@@ -11,30 +11,23 @@ from .utils.versions import require
 for _name in ('mmengine', 'mmcv'):
     require(_name)
 
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import METRICS as MMENGINE_METRICS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import (
-    OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
-)
-from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
-from mmengine.registry import Registry
+from mmengine import registry
 
-MODELS = Registry(
+MODELS = registry.Registry(
     'model',
-    parent=MMENGINE_MODELS,
+    parent=registry.MODELS,
     scope='mmscope',
     locations=['mmscope.models'],
 )
-TRANSFORMS = Registry(
+TRANSFORMS = registry.Registry(
     'transform',
-    parent=MMENGINE_TRANSFORMS,
+    parent=registry.TRANSFORMS,
     scope='mmscope',
     locations=['mmscope.datasets'],
 )
-HOOKS = Registry(
+HOOKS = registry.Registry(
     'hook',
-    parent=MMENGINE_HOOKS,
+    parent=registry.HOOKS,
     scope='mmscope',
     locations=[
         'mmscope.engine',
@@ -42,15 +35,15 @@ HOOKS = Registry(
         'mmscope.visualization',
     ],
 )
-METRICS = Registry(
+METRICS = registry.Registry(
     'metric',
-    parent=MMENGINE_METRICS,
+    parent=registry.METRICS,
     scope='mmscope',
     locations=['mmscope.evaluation'],
 )
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+OPTIM_WRAPPER_CONSTRUCTORS = registry.Registry(
     'optimizer wrapper constructor',
-    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+    parent=registry.OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mmscope',
     locations=['mmscope.engine'],
 )

@@ -105,7 +105,8 @@ class VimEncoder(LayerDepth, Embeddings):
         )
         self.num_layers = num_layers
         self.out_indices = self._check_out_indices(out_indices)
-        self._check_scan_backend(scan_backend)
+        backends = ['auto', *sorted(scan_backends())]
+        check_choice('scan_backend', scan_backend, backends)
         self.with_cp = with_cp
         self.frozen_stages = frozen_stages
 
@@ -142,14 +143,6 @@ class VimEncoder(LayerDepth, Embeddings):
                 f'[0, {self.num_layers - 1}], got {out_indices}'
             )
         return out_indices
-
-    @staticmethod
-    def _check_scan_backend(scan_backend: str) -> None:
-        allowed = ['auto', *sorted(scan_backends())]
-        if scan_backend not in allowed:
-            raise ValueError(
-                f'scan_backend must be one of {allowed}, got {scan_backend!r}'
-            )
 
     def reset_parameters(self) -> None:
         """Draw Vim's initial weights."""
