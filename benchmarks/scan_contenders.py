@@ -33,7 +33,6 @@ class Contender:
 
     Attributes:
         name: What users choose it by.
-        about: What it is, in a line.
         why_not: Why it cannot scan tensors like ``u``, None if it can.
         layout: Change of ``bidirectional_scan``'s arguments to its own.
         load: Imports it and returns the scan, a function of what ``layout``
@@ -42,7 +41,6 @@ class Contender:
     """
 
     name: str
-    about: str
     why_not: Callable[[Tensor], str | None]
     layout: Callable[[Inputs], list[Inputs]]
     load: Callable[[], Callable[[list[Inputs]], Tensor | tuple[Tensor, ...]]]
@@ -60,7 +58,6 @@ def _ours(name: str) -> Contender:
 
     return Contender(
         name,
-        'mmscope backend',
         lambda u: scan_backends(u)[name],
         lambda inputs: [inputs],
         lambda: scan,
@@ -262,35 +259,30 @@ def _why_no_kernel(u: Tensor) -> str | None:
 OTHERS = (
     Contender(
         'selective_scan_ref',
-        "mamba_ssm's reference loop, rewritten",
         lambda u: None,
         channel_major,
         lambda: _both(selective_scan_ref, axis=2),
     ),
     Contender(
         'selective_scan_cuda',
-        "mamba_ssm's CUDA kernel alone, everything laid out for it",
         _why_no_kernel,
         kernel_layout,
         lambda: kernel_alone,
     ),
     Contender(
         'vim',
-        "mamba_ssm's CUDA kernel as the official Vim calls it",
         _why_no_kernel,
         vim_layout,
         lambda: vim_scan,
     ),
     Contender(
         'mambapy',
-        "mambapy's parallel scan",
         _needs(_load_mambapy, 'mambapy'),
         token_major,
         _load_mambapy,
     ),
     Contender(
         'transformers',
-        "the slow path of transformers' MambaMixer",
         _needs(_load_transformers, 'transformers'),
         mixer_layout,
         _load_transformers,
