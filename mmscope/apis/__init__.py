@@ -1,6 +1,7 @@
 """Inference on images."""
 
+from mmscope.datasets.images import find_images
+
 from .inferencer import Answer, ScopeInferencer
-from .inputs import find_images
 
 __all__ = ['Answer', 'ScopeInferencer', 'find_images']

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmscope.datasets import write_sample_data
+from mmscope.datasets.images import find_images
 from mmscope.functional import content_mask, valid_cells
 from mmscope.utils.flops import Size, padded
 
 from .models import BenchModel
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
 MIN_SIDE = 32
 SAMPLE_SIDE = 512
 MAX_SAMPLES = 16  # each takes half a second to draw
@@ -51,20 +51,7 @@ def read_images(folder: str | Path | None, number: int) -> list[np.ndarray]:
     """
     if folder is None:
         return _sample_images(min(number, MAX_SAMPLES))
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f'--images {folder} is no folder; give one that holds '
-            f'{", ".join(SUFFIXES)} files, or leave it out for sample data'
-        )
-    files = sorted(
-        p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES
-    )
-    if not files:
-        raise FileNotFoundError(
-            f'--images {folder} holds no {", ".join(SUFFIXES)} files'
-        )
-    return [_read(path) for path in files[:number]]
+    return [_read(path) for path in find_images(folder)[:number]]
 
 
 def _read(path: Path) -> np.ndarray:

@@ -262,9 +262,9 @@ def test_a_batch_has_different_images(sample_root, scoped) -> None:
 
 
 def test_bad_images_are_named(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match='missing is no folder'):
+    with pytest.raises(FileNotFoundError, match='missing does not exist'):
         read_images(tmp_path / 'missing', 1)
-    with pytest.raises(FileNotFoundError, match='holds no .jpg'):
+    with pytest.raises(FileNotFoundError, match='has no image; allowed are'):
         read_images(tmp_path, 1)
     (tmp_path / 'broken.png').write_bytes(b'no image')
     with pytest.raises(ValueError, match='broken.png cannot be read'):

@@ -134,7 +134,7 @@ def test_the_score_stands_beside_the_speed(
         (('--eta', 1.5), r'--eta must be in \[0, 1\], got 1.5'),
         (('--resolutions', 16), 'at least 32 pixels'),
         (('--resolutions', 'big'), "such as 512x768, got 'big'"),
-        (('--images', '/no/where'), '--images /no/where is no folder'),
+        (('--images', '/no/where'), 'folder /no/where does not exist'),
         (('--models', 'vim_x'), "--models takes .*'vim_t'.* got 'vim_x'"),
         (('--configs', 'no.py'), 'config no.py does not exist'),
         (
