@@ -193,7 +193,7 @@ class FpsPlan:
             exits += [dict(forced=share) for share in self.forced]
             for how, resolution in product(exits, self.exit_resolutions):
                 case = replace(plain, **how, exit_resolution=resolution)
-                if self._adds_something(case):
+                if bench.decodes or self._adds_something(case):
                     cases.append(case)
         return cases
 

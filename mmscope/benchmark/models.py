@@ -79,6 +79,14 @@ class BenchModel:
         return has_exits(self.net)
 
     @property
+    def decodes(self) -> bool:
+        """Whether exits or cells are chosen by what coarse maps decode to."""
+        if not self.early_exit:
+            return False
+        policy, score = self.net.exit_policy, self.net.cell_score
+        return score.decodes or (policy is not None and policy.decodes)
+
+    @property
     def divisor(self) -> int:
         """Multiple that image sides are padded to."""
         return getattr(self.net, 'size_divisor', 1)

@@ -156,6 +156,8 @@ class _Group:
         exits, seen = {}, {}
         for case in self.plan.cases(bench, self.size, self.batch):
             how = (case.eta, case.forced)
+            if bench.decodes:
+                how += (case.exit_resolution,)
             if how not in exits:
                 exits[how] = exited_images(case, bench, batches)
             work = work_of(case, exits[how])
@@ -163,7 +165,7 @@ class _Group:
                 self.twins[case] = seen[work]
                 params = bench.parameters(case.scope)
                 self.records[case] = FpsRecord(case, params)
-            elif self._adds_something(case, exits[how]):
+            elif bench.decodes or self._adds_something(case, exits[how]):
                 seen[work] = case
                 self._add(case, bench, batches, exits[how])
             if case not in self.jobs:

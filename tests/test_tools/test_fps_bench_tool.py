@@ -32,10 +32,13 @@ def run_bench(run_tool, *arguments: object) -> None:
     )
 
 
+@pytest.mark.parametrize('policy', [None, 'mmscope.PixelConfidence'])
 def test_exit_rate_is_that_of_the_test_tool(
-    run_tool, tiny_config, square_data, tmp_path, capsys
+    run_tool, tiny_config, square_data, tmp_path, capsys, policy
 ) -> None:
-    config = tiny_config(SQUARE, data=square_data)
+    policy = policy and dict(type=policy)
+    more = f"model['backbone']['exit_policy'] = {policy}\n"
+    config = tiny_config(SQUARE + more, data=square_data)
     state = build_model(Config.fromfile(config)).state_dict()
     state['backbone.exit_head.fc.weight'] *= 100  # confidences differ
     checkpoint = tmp_path / 'weights.pth'
@@ -59,8 +62,13 @@ def test_exit_rate_is_that_of_the_test_tool(
         *('--batch-size', 4, '--num-batches', 2, '--out', report),
     )
     records = json.loads(report.read_text())['records']
-    assert len(records) == 5  # the backbone runs at no other resolution
-    assert {one['exit_rate'] for one in records} == {5 / 8}
+    # without pixels to look at, the backbone runs at no other resolution
+    assert len(records) == (5 if policy is None else 6)
+    assert {
+        one['exit_rate']
+        for one in records
+        if policy is None or one['case']['exit_resolution'] == 'coarse'
+    } == {5 / 8}
     printed = capsys.readouterr().out
     assert '0.6250' in printed
     assert 'mean nothing' not in printed
