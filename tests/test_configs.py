@@ -127,6 +127,14 @@ def test_runs_can_be_repeated_and_are_guarded(name: str) -> None:
     assert ('mmscope.ExitStatisticsHook' in hooks) == has_exits
 
 
+@pytest.mark.parametrize('name', CONFIGS)
+def test_batch_norm_is_plain_and_synchronised_by_the_runner(name) -> None:
+    """So that nothing has to rewrite types where there is no GPU."""
+    cfg = read(name)
+    assert cfg.sync_bn == 'torch'
+    assert 'SyncBN' not in str(cfg.to_dict())
+
+
 def test_parameters(built: tuple[str, Config, nn.Module]) -> None:
     name, _, model = built
     count, paper = PARAMETERS[Path(name).stem]
@@ -165,6 +173,10 @@ def test_data_are_the_same_for_all(name: str) -> None:
     assert steps['RandomResize'].ratio_range == (0.5, 2.0)
     assert steps['RandomCrop'].crop_size == (512, 512)
     assert {'RandomFlip', 'PhotoMetricDistortion'} <= set(steps)
+    for split in ('train', 'val', 'test'):
+        pipeline = cfg[f'{split}_dataloader'].dataset.pipeline
+        (check,) = [s for s in pipeline if s.type == 'mmscope.CheckLabels']
+        assert check.num_classes == cfg.model.decode_head.num_classes
     assert cfg.model.test_cfg.mode == 'whole'
 
 

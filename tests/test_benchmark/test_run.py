@@ -109,7 +109,10 @@ PIXELS = "model['backbone']['exit_policy'] = dict(type='{}')\n".format(
 def test_an_exit_policy_is_asked_as_in_inference(
     tiny_config, resolution
 ) -> None:
-    """It decides, and the coarse maps are decoded for it, once."""
+    """It decides, and the coarse maps are decoded for it, once.
+
+    So they are where the decision is forced.
+    """
     bench = build(tiny_config(PIXELS), 'pixels')
     batches = make_batches(PICTURES, bench, SIZE, 4, 1, 'cpu')
     images, _ = batches[0]
@@ -117,6 +120,7 @@ def test_an_exit_policy_is_asked_as_in_inference(
         found = [s.exit_confidence for s in bench.model.predict(images)]
     eta = sum(sorted(found)[1:3]) / 2
     options = dict(exit_resolution=resolution, batch_size=4)
+    work = []
     for exits in (dict(eta=eta), dict(forced=0.5)):
         case = case_of(bench, **options, **exits)
         rate = rate_of(case, bench, batches)
@@ -124,6 +128,8 @@ def test_an_exit_policy_is_asked_as_in_inference(
         ran = traced_flops(make_job(case, bench, batches))
         reported = gflops_of(flops_of(case, bench), 'head', rate)
         assert ran.total() / 4e9 == pytest.approx(reported, rel=1e-9)
+        work.append(ran)
+    assert work[0] == work[1]
 
 
 def test_exits_are_those_of_the_backbone(scoped) -> None:

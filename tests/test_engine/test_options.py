@@ -1,5 +1,6 @@
 """What tools/train.py and tools/test.py do to a config, however written."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -171,6 +172,21 @@ def test_options_without_workers_are_dropped(tiny_config, tmp_path) -> None:
     )
     loader = build_runner(cfg, 'none', ('test',)).test_loop.dataloader
     assert len(loader.dataset) == 3
+
+
+def test_what_runs_is_what_the_config_says(tiny_config, tmp_path) -> None:
+    """Nothing is wrapped, so that the config that is dumped can be used."""
+    splits = ('train', 'val', 'test')
+    cfg = load_config(str(tiny_config()), str(tmp_path))
+    said = copy.deepcopy(cfg.to_dict())
+    found = build_runner(cfg, 'none', splits).cfg.to_dict()
+    assert found['model'] == said['model']
+    for split in splits:
+        loader = f'{split}_dataloader'
+        assert found[loader]['dataset'] == said[loader]['dataset']
+    for split in ('val', 'test'):
+        evaluator = found[f'{split}_evaluator']
+        assert evaluator == said[f'{split}_evaluator']
 
 
 @pytest.mark.parametrize('size', ['t', 's'])

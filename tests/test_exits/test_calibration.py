@@ -130,6 +130,7 @@ def test_equal_confidences_exit_together() -> None:
             0,
         ]
     assert 0 < eta_of_count(np.ones(3), 1) < 1
+    assert 0 < eta_of_count(np.array([1, np.nextafter(1, 0)]), 1) < 1
     assert eta_of_count(np.ones(3), 3) == 0
 
 

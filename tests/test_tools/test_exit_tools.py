@@ -118,14 +118,20 @@ def test_calibration_reads_its_own_images_where_there_are(
 def test_calibration_keeps_what_the_command_line_changed(
     run_tool, save_weights, tmp_path
 ) -> None:
-    """And reads training images, each once, however they are wrapped."""
+    """And reads training images, each once, however they are wrapped.
+
+    Weights that the config would load are not those that were asked for.
+    """
     config, weights = save_weights(
         more="train_dataloader['dataset'] = dict(_delete_=True, "
         "type='RepeatDataset', times=3, dataset=dict("
         '    **{**_base_.train_dataloader.dataset, '
         "    **train_dataloader['dataset']}))\n"
     )
-    options = ('model.backbone.alpha=0.25', 'val_cfg.fp16=False')
+    options = (
+        *('model.backbone.alpha=0.25', 'val_cfg.fp16=False'),
+        'load_from=gone.pth',
+    )
     run_tool(
         *('calibrate_eta.py', config, weights, '--exit-rate', 0.5),
         *('--num-images', 99, '--out-dir', tmp_path),
@@ -137,6 +143,7 @@ def test_calibration_keeps_what_the_command_line_changed(
     assert written.model.backbone.alpha == 0.25
     assert written.model.backbone.eta == found['eta']
     assert written.val_cfg.fp16 is False
+    assert written.load_from == 'gone.pth'
     assert written.train_dataloader.dataset.times == 3
 
 
