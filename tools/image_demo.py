@@ -1,4 +1,4 @@
-"""Segment or detect in images, and say which of them exit early."""
+"""Segment or detect in images; say which exit, and what is refined."""
 
 import argparse
 from pathlib import Path
@@ -23,6 +23,11 @@ def parse_args() -> argparse.Namespace:
         '--eta', type=float, help="confidence to exit; default the config's"
     )
     parser.add_argument(
+        '--tau',
+        type=float,
+        help="score of cells worth refining; default the config's",
+    )
+    parser.add_argument(
         '--out-dir', default='work_dirs/image_demo', help='folder of pictures'
     )
     parser.add_argument('--batch-size', type=int, default=8)
@@ -33,12 +38,17 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     inferencer = ScopeInferencer(
-        args.config, args.checkpoint, args.eta, args.batch_size, args.device
+        args.config,
+        args.checkpoint,
+        args.eta,
+        args.batch_size,
+        args.device,
+        tau=args.tau,
     )
     visualizer = build_visualizer(inferencer.cfg)
     out_dir = Path(args.out_dir)
     name_of = PictureNames()
-    table = Table('picture', 'exited', 'confidence')
+    table = Table('picture', 'exited', 'confidence', 'share')
     records = []
     for sample, image in inferencer.stream(args.images, progress=True):
         name = f'{name_of(sample.img_path)}.png'
@@ -50,10 +60,14 @@ def main() -> None:
                 picture=name,
                 exited=sample.exited,
                 confidence=sample.exit_confidence,
+                share=sample.refined_share,
             )
         )
         table.add_row(
-            name, str(sample.exited), f'{sample.exit_confidence:.3f}'
+            name,
+            str(sample.exited),
+            f'{sample.exit_confidence:.3f}',
+            f'{sample.refined_share:.2f}',
         )
     mmengine.dump(records, out_dir / 'exits.json', indent=2)
     console = Console(markup=False)

@@ -11,6 +11,7 @@ from mmscope.engine.options import (
     set_eta,
     set_output,
     set_pictures,
+    set_tau,
 )
 
 
@@ -23,6 +24,12 @@ def parse_args() -> argparse.Namespace:
         type=float,
         help='confidence from which images exit early: 0 always, 1 never; '
         "default is the config's",
+    )
+    parser.add_argument(
+        '--tau',
+        type=float,
+        help='score above which a cell is worth refining, where images get '
+        "as many cells as they need; default is the config's",
     )
     parser.add_argument('--work-dir', help='folder for logs')
     parser.add_argument('--show-dir', help='folder for pictures')
@@ -45,6 +52,8 @@ def main() -> None:
     cfg = load_config(args.config, args.work_dir, args.cfg_options)
     if args.eta is not None:
         set_eta(cfg, args.eta)
+    if args.tau is not None:
+        set_tau(cfg, args.tau)
     if args.show_dir:
         set_pictures(cfg, args.show_dir)
     if args.out:

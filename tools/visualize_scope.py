@@ -36,6 +36,11 @@ def parse_args() -> argparse.Namespace:
         '--eta', type=float, help="confidence to exit; default the config's"
     )
     parser.add_argument(
+        '--tau',
+        type=float,
+        help="score of cells worth refining; default the config's",
+    )
+    parser.add_argument(
         '--num-images', type=int, default=24, help='to draw, at most'
     )
     parser.add_argument('--out-dir', default='work_dirs/scope')
@@ -66,7 +71,7 @@ def main() -> None:
 
 def draw_files(args: argparse.Namespace) -> tuple[list[ScopePicture], float]:
     cfg = load_config(args.config, None, args.cfg_options)
-    inferencer = ScopeInferencer(cfg, args.checkpoint, args.eta)
+    inferencer = ScopeInferencer(cfg, args.checkpoint, args.eta, tau=args.tau)
     source = Path(args.source)
     files = find_images(source) if source.is_dir() else [source]
     files = files[: args.num_images]
@@ -82,6 +87,8 @@ def draw_validation(
         args.config, args.checkpoint, args.out_dir, args.cfg_options
     )
     model, loader = runner.model, runner.test_loop.dataloader
+    if args.tau is not None:
+        model.backbone.tau = args.tau
     metric = find_task_metric(runner.test_evaluator.metrics)
     answers = collect_answers(model, loader, metric)['model']
     plot_stages(

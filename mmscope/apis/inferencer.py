@@ -18,7 +18,7 @@ from torch import nn
 
 from mmscope.datasets.wrappers import inner_datasets
 from mmscope.engine.launch import load_config
-from mmscope.engine.options import set_eta
+from mmscope.engine.options import set_eta, set_tau
 from mmscope.models import require_exits
 from mmscope.registry import MODELS
 from mmscope.utils.checkpoint import load_weights
@@ -35,7 +35,7 @@ class Answer(NamedTuple):
 
     Attributes:
         sample: Data sample of mmseg or mmdet with the predictions,
-            ``exited`` and ``exit_confidence``.
+            ``exited``, ``exit_confidence`` and ``refined_share``.
         image: The image, (H, W, 3), RGB, uint8.
     """
 
@@ -56,10 +56,13 @@ class ScopeInferencer:
         device: Device to run on; by default a GPU if there is one.
         keep_logits: Whether samples of segmentors keep ``seg_logits``,
             (K, H, W), which take most of the memory.
+        tau: Score above which a cell is worth refining; by default the
+            config's.
 
     Raises:
         FileNotFoundError: config or checkpoint do not exist.
-        ValueError: ``eta`` is out of range or the model has no exits.
+        ValueError: ``eta`` or ``tau`` is out of range or the model has no
+            exits.
 
     Examples:
         >>> segment = ScopeInferencer(config, checkpoint, eta=0.7)
@@ -77,6 +80,7 @@ class ScopeInferencer:
         batch_size: int = 8,
         device: str | torch.device | None = None,
         keep_logits: bool = False,
+        tau: float | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f'batch_size must be positive, got {batch_size}')
@@ -86,6 +90,8 @@ class ScopeInferencer:
         require_exits(cfg, 'ScopeInferencer')
         if eta is not None:
             set_eta(cfg, eta)
+        if tau is not None:
+            set_tau(cfg, tau)
         init_default_scope(cfg.get('default_scope', 'mmseg'))
         self.cfg = cfg
         self.batch_size = batch_size
@@ -109,7 +115,8 @@ class ScopeInferencer:
 
         Returns:
             One data sample for each image, in order, with the task's
-            predictions, ``exited`` and ``exit_confidence``.
+            predictions, ``exited``, ``exit_confidence`` and
+            ``refined_share``.
         """
         return [answer.sample for answer in self.stream(inputs, progress)]
 

@@ -1,5 +1,6 @@
 """What the options of tools/train.py and tools/test.py change in a config."""
 
+from math import isfinite
 from pathlib import Path
 
 import mmengine
@@ -23,6 +24,21 @@ def set_eta(cfg: Config, eta: float) -> None:
         raise ValueError(f'--eta must be in [0, 1], got {eta}')
     require_exits(cfg, '--eta')
     cfg.model.backbone.eta = eta
+
+
+def set_tau(cfg: Config, tau: float) -> None:
+    """Set the score above which a cell is worth refining.
+
+    Raises:
+        ValueError: the model has no exits, or ``tau`` is not finite.
+    """
+    if not isfinite(tau):
+        raise ValueError(
+            f'--tau must be a finite number, got {tau}; to refine all cells '
+            'that alpha allows: --cfg-options model.backbone.tau=None'
+        )
+    require_exits(cfg, '--tau')
+    cfg.model.backbone.tau = tau
 
 
 def set_amp(cfg: Config) -> None:
@@ -152,7 +168,7 @@ class MetricsFile(Hook):
 
     Args:
         path: File to write; it gets the metrics and the eta that they hold
-            for.
+            for, and the tau where the model has one.
     """
 
     # before hooks that draw, which may fail
@@ -169,5 +185,8 @@ class MetricsFile(Hook):
             return
         record = {k: float(v) for k, v in (metrics or {}).items()}
         if has_exits(runner.cfg):
-            record['eta'] = runner.cfg.model.backbone.get('eta', 1.0)
+            backbone = runner.cfg.model.backbone
+            record['eta'] = backbone.get('eta', 1.0)
+            if backbone.get('tau') is not None:
+                record['tau'] = backbone.tau
         mmengine.dump(record, self.path, indent=2)

@@ -15,6 +15,7 @@ from .exit_statistics import (
     SIZES,
     ImageRecord,
     auroc,
+    count_shares,
     head_scores,
     objects_in,
     rate_by,
@@ -34,6 +35,8 @@ class ExitMetric(BaseMetric):
 
     - 'rate', the share of images (or of their windows) that exited, and the
       mean 'confidence';
+    - 'mean_share', the mean share of cells that were refined, 0 of exited
+      images, where images were refined with several shares;
     - 'head_mAP' and 'head_F1' of the exit head as a classifier of the
       classes present, where predictions carry ``exit_scores`` and there is
       ground truth;
@@ -43,12 +46,13 @@ class ExitMetric(BaseMetric):
       the fine one, where predictions carry ``coarse_answer``: set the
       model's ``keep_coarse`` and eta = 1;
 
-    and logs the histogram of confidence and the exit rate of images by the
-    classes and by the sizes of the objects that they show.
+    and logs the histogram of confidence, that of the shares where there are
+    several, and the exit rate of images by the classes and by the sizes of
+    the objects that they show.
 
     Args:
         out_file: Json file for the decision about each image, or None.
-        statistics_file: Json file for the metrics, the histogram and the
+        statistics_file: Json file for the metrics, the histograms and the
             rates, or None.
         task: Config of the task's metric, such as IoUMetric's, or None.
         tolerance: Points that a coarse answer "as good" may lack.
@@ -124,12 +128,17 @@ class ExitMetric(BaseMetric):
                     coarse_quality = self.task.quality(
                         self.task.judge([coarse])[0]
                     )
-            scores = sample.get('exit_scores')
+            scores, cells = (
+                sample.get('exit_scores'),
+                sample.get('cell_scores'),
+            )
             self.results.append(
                 ImageRecord(
                     image=image_key(sample.get('img_path') or ''),
                     exited=float(sample['exited']),
                     confidence=float(sample['exit_confidence']),
+                    share=sample.get('refined_share'),
+                    num_cells=None if cells is None else len(cells),
                     scores=None if scores is None else scores.cpu().numpy(),
                     objects=objects_in(sample, self.ignore_index),
                     entry=entry,
@@ -144,13 +153,21 @@ class ExitMetric(BaseMetric):
         confidence = np.array([r.confidence for r in results])
         if self.out_file:
             decisions = [
-                dict(image=r.image, exited=r.exited, confidence=r.confidence)
+                dict(
+                    image=r.image,
+                    exited=r.exited,
+                    confidence=r.confidence,
+                    share=r.share,
+                )
                 for r in results
             ]
             mmengine.dump(decisions, self.out_file, indent=2)
         metrics = dict(
             rate=float(exited.mean()), confidence=float(confidence.mean())
         )
+        shares = count_shares(results)
+        if several := len(shares) > 2:  # the exited ones are one of them
+            metrics['mean_share'] = float(np.mean([r.share for r in results]))
         metrics.update(head_scores(results))
         if self.task is not None:
             for name, rows in (
@@ -180,7 +197,10 @@ class ExitMetric(BaseMetric):
         )[0].tolist()
         logger = MMLogger.get_current_instance()
         logger.info(
-            'exits:\n%s', statistics_tables(histogram, by_class, by_size)
+            'exits:\n%s',
+            statistics_tables(
+                histogram, by_class, by_size, shares if several else None
+            ),
         )
         if self.statistics_file:
             statistics = dict(
@@ -189,6 +209,8 @@ class ExitMetric(BaseMetric):
                 by_class=by_class,
                 by_size=by_size,
             )
+            if several:
+                statistics['shares'] = shares
             mmengine.dump(statistics, self.statistics_file, indent=2)
         return metrics
 

@@ -22,6 +22,8 @@ class ImageRecord:
         image: Path of the file, as the dataset has it.
         exited: 1, 0, or the share of its windows that exited.
         confidence: Confidence of the coarse answer.
+        share: Share of its cells that was refined, or None if not known.
+        num_cells: Number of its cells, where a single pass scored them.
         scores: Probabilities of the exit head, (K,), or None.
         objects: Class and area in pixels of what it shows, or None without
             ground truth.
@@ -33,6 +35,8 @@ class ImageRecord:
     image: str
     exited: float
     confidence: float
+    share: float | None
+    num_cells: int | None
     scores: np.ndarray | None
     objects: list[tuple[int, float]] | None
     entry: Any
@@ -159,15 +163,62 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float:
     return float((wins + 0.5 * ties) / (above.size * below.size))
 
 
+def count_shares(records: Sequence[ImageRecord]) -> dict[str, int]:
+    """Count the images by the share of their cells that was refined.
+
+    A share is rounded up to whole cells, so that images of several sizes get
+    it with a little more: those that one share explains are counted as one.
+
+    Args:
+        records: Images; where windows slide, their share is the mean over
+            the windows that were refined.
+
+    Returns:
+        Number of images by share, ascending, that of exited images first, by
+        the name '0'; nothing where the shares are not known.
+    """
+    if any(record.share is None for record in records):
+        return {}
+    refined = sorted(
+        # of a mean over windows, a hundredth tells shares apart
+        (record.share / (1 - record.exited), record.num_cells or 100)
+        for record in records
+        if record.exited < 1
+    )
+    counts, least = {'0': len(records) - len(refined)}, -np.inf
+    for share, num_cells in refined:
+        # a cell less would be less than that share; 1e-6 for rounding
+        if share - 1 / num_cells > least - 1e-6:
+            least = share
+        name = f'{least:.3g}'
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
 def statistics_tables(
-    histogram: Sequence[int], by_class: Rates, by_size: Rates
+    histogram: Sequence[int],
+    by_class: Rates,
+    by_size: Rates,
+    shares: Mapping[str, int] | None = None,
 ) -> str:
-    """Tables for the log: confidences, exit rates by class and by size."""
+    """Tables for the log.
+
+    Args:
+        histogram: Number of images by confidence, in equal steps to 1.
+        by_class: Exit rates by class.
+        by_size: Exit rates by size.
+        shares: Numbers of images by share of refined cells, or none.
+    """
     sheet = Table('confidence', 'images', title='Confidence')
     for index, count in enumerate(histogram):
         low, high = index / len(histogram), (index + 1) / len(histogram)
         sheet.add_row(f'{low:.1f} to {high:.1f}', str(count))
     tables = [sheet]
+    if shares:
+        sheet = Table('share', 'images', title='Refined cells')
+        for share, count in shares.items():
+            sheet.add_row('exited' if share == '0' else share, str(count))
+        tables.append(sheet)
     for name, rates in (('class', by_class), ('size', by_size)):
         if rates:
             tables.append(_rate_table(name, rates))

@@ -28,6 +28,7 @@ class CellScore(BaseModule, metaclass=ABCMeta):
     of your own.
 
     Attributes:
+        label: What pictures call it.
         decodes: Whether it decodes the coarse maps of every image.
         needs_pixels: Whether the model must predict pixels.
         needs_truth: Whether it compares them with the ground truth.
@@ -35,6 +36,7 @@ class CellScore(BaseModule, metaclass=ABCMeta):
             norm.
     """
 
+    label = 'score'
     decodes = False
     needs_pixels = False
     needs_truth = False
@@ -65,9 +67,13 @@ class Importance(CellScore):
             least important ones if False.
     """
 
+    label = 'importance'
+
     def __init__(self, largest_first: bool = True) -> None:
         super().__init__()
         self.largest_first = largest_first
+        if not largest_first:
+            self.label = 'unimportance'
 
     def forward(self, evidence: Evidence) -> Tensor:
         """Importance of the cells, (B, N_c)."""
@@ -85,6 +91,7 @@ class CoarseUncertainty(CellScore):
     images that exit.
     """
 
+    label = 'uncertainty'
     decodes = needs_pixels = True
 
     def forward(self, evidence: Evidence) -> Tensor:
@@ -100,6 +107,8 @@ class CoarseUncertainty(CellScore):
 @MODELS.register_module()
 class CellContrast(CellScore):
     """Variance of the grey value in each cell: no learning at all."""
+
+    label = 'contrast'
 
     def forward(self, evidence: Evidence) -> Tensor:
         """Variances in units of the normalised image, (B, N_c)."""
@@ -118,6 +127,8 @@ class RandomCells(CellScore):
     Args:
         seed: Seed of the draws.
     """
+
+    label = 'chance'
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -143,6 +154,7 @@ class OracleCells(CellScore):
     it is greedy, since it does not know what refining a cell would mend.
     """
 
+    label = 'coarse errors'
     decodes = needs_pixels = needs_truth = True
 
     def forward(self, evidence: Evidence) -> Tensor:
@@ -188,6 +200,7 @@ class LearnedCells(CellScore):
         super().__init__()
         check_choice('target', target, TARGETS)
         self.target = target
+        self.label = f'predicted {target}'
         self.loss_weight = loss_weight
         self.needs_pixels = self.needs_truth = target == 'error'
         self.linear = nn.Linear(in_channels, 1)

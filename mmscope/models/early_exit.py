@@ -267,7 +267,8 @@ class EarlyExitMixin(nn.Module):
             zip(samples, rows, scores, strict=True)
         ):
             share, sample.exit_confidence, refined, *others = row
-            sample.refined_share = refined
+            # of float32, whose 0.2 is 0.2000000030
+            sample.refined_share = round(refined, 6)
             sample.exited = share if as_share else bool(share)
             sample.exit_scores = score
             if cells is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 import cv2
@@ -12,8 +13,10 @@ from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 from torch import nn
 
+from mmscope.functional import should_exit
 from mmscope.functional.windows import windows
 from mmscope.models import (
+    Importance,
     ScopeResult,
     collect_passes,
     exit_settings,
@@ -44,31 +47,51 @@ class ScopePicture:
     Attributes:
         name: File name, another one for each picture of a call.
         image: Image, (H, W, 3), RGB.
-        importance: Importance of the coarse cells on the image, (H, W), in
-            [0, 1].
+        scores: Scores of the coarse cells on the image, (H, W).
+        label: What these scores are.
         selected: Pixels that would be refined, (H, W) bool.
         coarse: The coarse answer, drawn, (H, W, 3).
-        fine: The fine answer, drawn.
+        fine: The fine answer, drawn; of an image without a cell worth
+            refining, that with all cells that the model could refine.
         truth: The ground truth, drawn, or None.
         confidences: Confidence of the coarse answer, or that of each window
             where windows slide over the image.
+        shares: Share of cells that each of them has refined unless it exits,
+            0 where no cell is worth it.
+        tau: Score above which a cell is worth refining, or None for all.
         quality: Quality of both answers in percent, or None.
     """
 
     name: str
     image: np.ndarray
-    importance: np.ndarray
+    scores: np.ndarray
+    label: str
     selected: np.ndarray
     coarse: np.ndarray
     fine: np.ndarray
     truth: np.ndarray | None
     confidences: tuple[float, ...]
+    shares: tuple[float, ...]
+    tau: float | None
     quality: tuple[float, float] | None
 
     @property
     def confidence(self) -> float:
         """Mean confidence of the coarse answer."""
         return float(np.mean(self.confidences))
+
+    def exits(self, eta: float) -> list[bool]:
+        """Whether the image, or each of its windows, exits at a threshold."""
+        sure = should_exit(torch.tensor(self.confidences), eta).tolist()
+        return [
+            exits or share == 0
+            for exits, share in zip(sure, self.shares, strict=True)
+        ]
+
+    def refined_share(self, eta: float) -> float:
+        """Share of cells that the image has refined at a threshold."""
+        ends = zip(self.exits(eta), self.shares, strict=True)
+        return float(np.mean([0 if exits else s for exits, s in ends]))
 
 
 @torch.no_grad()
@@ -107,8 +130,16 @@ def _picture(
 ) -> ScopePicture:
     coarse, coarse_passes = _answer(model, item, 0.0)
     fine, fine_passes = _answer(model, item, 1.0)
+    settings = model.backbone.exit_settings
+    shares = tuple(
+        one.num_selected[0].item() / one.importance.shape[1]
+        for one in fine_passes
+    )
+    scored = fine_passes[0].refinement.scores is not None
+    if settings.tau is not None and not any(shares):
+        fine, _ = _answer(model, item, 1.0, -inf)
     image = _image_of(item, fine)
-    importance, selected = _on_image(
+    scores, selected = _on_image(
         cells_on_canvas(model, fine_passes, canvas_of(fine)), fine, image
     )
     has_truth = 'gt_sem_seg' in coarse or 'gt_instances' in coarse
@@ -118,25 +149,31 @@ def _picture(
     return ScopePicture(
         name_of(fine.metainfo.get('img_path', '')),
         image,
-        importance,
+        scores,
+        settings.cell_score.label if scored else Importance.label,
         selected,
         draw_answer(coarse, image, visualizer),
         draw_answer(fine, image, visualizer),
         draw_answer(coarse, image, visualizer, 'gt') if has_truth else None,
         tuple(float(one.confidence[0]) for one in coarse_passes),
+        shares,
+        settings.tau,
         quality,
     )
 
 
 def _answer(
-    model: nn.Module, item: dict, eta: float
+    model: nn.Module, item: dict, eta: float, tau: float | None = None
 ) -> tuple[BaseDataElement, list[ScopeResult]]:
-    """The prediction for an image at one threshold, and its passes."""
+    """The prediction for an image at thresholds, and its passes."""
     batch = dict(
         inputs=[item['inputs']],
         data_samples=[item['data_samples'].clone()],
     )
-    with exit_settings(model, eta=eta), collect_passes(model) as passes:
+    with (
+        exit_settings(model, eta=eta, tau=tau),
+        collect_passes(model) as passes,
+    ):
         return model.test_step(batch)[0], passes
 
 
@@ -165,21 +202,22 @@ def cells_on_canvas(
         canvas: Height and width, padding included.
 
     Returns:
-        Importance, the mean over the windows that see a pixel, and which
-        pixels any of them refines, (H, W) each.
+        Scores of the cells, the mean over the windows that see a pixel, and
+        which pixels any of them refines, (H, W) each. They are importance
+        where nothing was to be refined, and so nothing was scored.
     """
     stride = 2 * model.backbone.patch_size
-    importance, seen = np.zeros(canvas), np.zeros(canvas)
+    scores, seen = np.zeros(canvas), np.zeros(canvas)
     selected = np.zeros(canvas, dtype=bool)
     for window, one in zip(_windows(model, canvas), passes, strict=True):
-        shape = importance[window].shape
-        scores = one.importance
+        shape = scores[window].shape
+        cells = one.importance
         if one.refinement.scores is not None:
-            scores = one.refinement.scores
-        importance[window] += _pixels(scores[0].float(), shape, stride)
+            cells = one.refinement.scores
+        scores[window] += _pixels(cells[0].float(), shape, stride)
         selected[window] |= _pixels(one.refined_cells[0], shape, stride)
         seen[window] += 1
-    return importance / seen, selected
+    return scores / seen, selected
 
 
 def _windows(model: nn.Module, canvas: Size) -> Iterator[tuple[slice, slice]]:
@@ -205,7 +243,7 @@ def _on_image(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut the padding off and resize maps of the canvas to the image."""
     height, width = sample.metainfo['img_shape'][:2]
-    importance, selected = (
+    scores, selected = (
         cv2.resize(
             np.ascontiguousarray(one[:height, :width], dtype=np.float32),
             image.shape[1::-1],
@@ -213,5 +251,4 @@ def _on_image(
         )
         for one in maps
     )
-    low, high = importance.min(), importance.max()
-    return (importance - low) / max(high - low, 1e-12), selected > 0.5
+    return scores, selected > 0.5

@@ -14,6 +14,7 @@ from .figure import save_figure
 from .scope_pictures import ScopePicture
 
 Panel = tuple[np.ndarray, str, bool]
+Span = tuple[float, float]
 
 
 def draw_scope(
@@ -46,7 +47,8 @@ def render_scope(pictures: Sequence[ScopePicture], eta: float) -> np.ndarray:
 def _figure(pictures: Sequence[ScopePicture], eta: float) -> plt.Figure:
     """One row for each image, the surest first."""
     ordered = sorted(pictures, key=lambda p: -p.confidence)
-    rows = [_panels(picture, eta) for picture in ordered]
+    span = _span(pictures)
+    rows = [_panels(picture, eta, span) for picture in ordered]
     columns = max(len(row) for row in rows)
     figure, axes = plt.subplots(
         len(rows),
@@ -72,14 +74,30 @@ def _height(picture: ScopePicture) -> float:
     return 2.4 * min(max(height / width, 0.1), 4.0) + 0.35
 
 
-def _panels(picture: ScopePicture, eta: float) -> list[Panel]:
+def _span(pictures: Sequence[ScopePicture]) -> Span | None:
+    """Lowest and highest score of all images, where one tau judges them."""
+    if any(picture.tau is None for picture in pictures):
+        return None
+    scores = [picture.scores for picture in pictures]
+    return min(s.min() for s in scores), max(s.max() for s in scores)
+
+
+def _panels(
+    picture: ScopePicture, eta: float, span: Span | None = None
+) -> list[Panel]:
     """Panels of one image: picture, title, whether it is the answer."""
-    decisions = should_exit(torch.tensor(picture.confidences), eta).tolist()
-    exits, refined = all(decisions), not any(decisions)
+    ends = picture.exits(eta)
+    exits, refined = all(ends), not any(ends)
     cells = 'cells to refine' + ' (not needed)' * exits
+    if not any(picture.shares):
+        cells = 'no cell to refine'
     panels = [
-        (picture.image, _verdict(picture, decisions, eta), False),
-        (heat(picture.image, picture.importance), 'importance', False),
+        (picture.image, _verdict(picture, eta), False),
+        (
+            heat(picture.image, picture.scores, span),
+            _scores_title(picture),
+            False,
+        ),
         (outline(picture.image, picture.selected), cells, False),
     ]
     if picture.truth is not None:
@@ -90,20 +108,34 @@ def _panels(picture: ScopePicture, eta: float) -> list[Panel]:
     return panels
 
 
-def _verdict(picture: ScopePicture, decisions: list[bool], eta: float) -> str:
+def _verdict(picture: ScopePicture, eta: float) -> str:
     """Say how an image ends, or how many of its windows do."""
-    if len(decisions) > 1:
+    ends = picture.exits(eta)
+    share = f'{100 * picture.refined_share(eta):.0f} % of cells refined'
+    if len(ends) > 1:
         return (
-            f'eta {eta:.3g}: {sum(decisions)} of {len(decisions)} windows exit'
+            f'eta {eta:.3g}: {sum(ends)} of {len(ends)} windows exit\n{share}'
         )
-    (exits,) = decisions
-    sign, end = ('≥', 'exits') if exits else ('<', 'is refined')
-    return f'{picture.confidence:.2f} {sign} {eta:.3g}: {end}'
+    confidence = torch.tensor(picture.confidences)
+    if should_exit(confidence, eta).item():
+        return f'{picture.confidence:.2f} ≥ {eta:.3g}: exits'
+    end = ', no cell to refine: exits' if all(ends) else f': {share}'
+    return f'{picture.confidence:.2f} < {eta:.3g}{end}'
+
+
+def _scores_title(picture: ScopePicture) -> str:
+    """Name the scores, and what they span if that decides."""
+    if picture.tau is None:
+        return picture.label
+    low, high = picture.scores.min(), picture.scores.max()
+    return f'{picture.label}, {low:.2g} to {high:.2g}, tau {picture.tau:.3g}'
 
 
 def _titles(picture: ScopePicture) -> list[str]:
     """Names of both answers, with how good they are."""
     names = ['coarse', 'fine']
+    if picture.tau is not None and not any(picture.shares):
+        names[1] = 'fine without tau'
     if picture.quality is None:
         return names
     return [
@@ -112,14 +144,20 @@ def _titles(picture: ScopePicture) -> list[str]:
     ]
 
 
-def heat(image: np.ndarray, importance: np.ndarray) -> np.ndarray:
+def heat(
+    image: np.ndarray, scores: np.ndarray, span: Span | None = None
+) -> np.ndarray:
     """Lay a heat map over an image.
 
     Args:
         image: (H, W, 3).
-        importance: (H, W), in [0, 1].
+        scores: (H, W).
+        span: Scores that are darkest and brightest; by default the lowest
+            and the highest.
     """
-    colours = 255 * plt.get_cmap('inferno')(importance)[..., :3]
+    low, high = span or (scores.min(), scores.max())
+    shown = (scores - low) / max(high - low, 1e-12)
+    colours = 255 * plt.get_cmap('inferno')(shown)[..., :3]
     return (0.6 * colours + 0.4 * image).astype(np.uint8)
 
 

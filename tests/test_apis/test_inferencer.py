@@ -152,6 +152,21 @@ def test_eta_decides(infer, images) -> None:
     assert not any(sample.exited for sample in infer(eta=1.0)(images))
 
 
+def test_tau_decides(save_weights, images) -> None:
+    """Each image gets the cells that it needs, by default the config's."""
+    files = save_weights(
+        more="model['backbone'].update(alpha=(0.2, 0.5, 1.0), tau=1e9)\n"
+    )
+    assert all(one.exited for one in ScopeInferencer(*files, eta=1.0)(images))
+    every = ScopeInferencer(*files, eta=1.0, tau=-1.0)(images)
+    assert [one.refined_share for one in every] == [1.0] * len(images)
+    scores = torch.cat([one.cell_scores for one in every])
+    tau = scores[scores.isfinite()].quantile(0.7).item()
+    found = ScopeInferencer(*files, eta=1.0, tau=tau)(images)
+    assert len({one.refined_share for one in found}) > 1
+    assert all(one.exited == (one.refined_share == 0) for one in found)
+
+
 def test_mmsegs_own_inferencer_agrees(infer, model_files, images) -> None:
     config, checkpoint = map(str, model_files)
     theirs = MMSegInferencer(config, checkpoint, device='cpu')
@@ -166,6 +181,8 @@ def test_mmsegs_own_inferencer_agrees(infer, model_files, images) -> None:
 def test_bad_input_is_named(infer, model_files, tmp_path) -> None:
     with pytest.raises(ValueError, match=r'eta must be in .*got 1.5'):
         infer(eta=1.5)
+    with pytest.raises(ValueError, match=r'tau must be a finite.*got inf'):
+        infer(tau=float('inf'))
     with pytest.raises(ValueError, match='batch_size must be positive, got 0'):
         infer(batch_size=0)
     with pytest.raises(FileNotFoundError, match='none.pth'):

@@ -15,6 +15,7 @@ from mmscope.engine.options import (
     set_eta,
     set_output,
     set_pictures,
+    set_tau,
 )
 from mmscope.models import has_exits, require_exits
 from mmscope.registry import HOOKS, MODELS
@@ -75,10 +76,12 @@ def test_types_are_known_however_they_are_written(
     cfg = load_config(str(write(kind)))
     assert has_exits(cfg)
     set_eta(cfg, 0.3)
+    set_tau(cfg, -2.5)
     set_output(cfg, str(tmp_path))
     set_pictures(cfg, str(tmp_path))
     iou, exits = cfg.test_evaluator
     assert cfg.model.backbone.eta == 0.3
+    assert cfg.model.backbone.tau == -2.5
     assert iou.output_dir == str(tmp_path / 'predictions')
     assert exits.out_file == str(tmp_path / 'exits.json')
     assert cfg.default_hooks.visualization.draw
@@ -153,6 +156,21 @@ def test_a_dict_alone_is_an_evaluator(tiny_config, tmp_path) -> None:
             lambda cfg: require_exits(cfg, 'this'),
             {'model.backbone.exit_head': None},
             'this needs a model with early exits.*is MambaScopeBackbone',
+        ),
+        (
+            lambda cfg: set_tau(cfg, 0.1),
+            {'model.backbone.exit_head': None},
+            '--tau needs a model with early exits',
+        ),
+        (
+            lambda cfg: set_tau(cfg, float('nan')),
+            {},
+            '--tau must be a finite number, got nan',
+        ),
+        (
+            lambda cfg: set_tau(cfg, float('-inf')),
+            {},
+            'got -inf; to refine all.*model.backbone.tau=None',
         ),
     ],
 )

@@ -1,10 +1,12 @@
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
 
 from mmscope.evaluation import ExitMetric
 from mmscope.evaluation.exit_statistics import (
@@ -13,6 +15,7 @@ from mmscope.evaluation.exit_statistics import (
     objects_in,
     statistics_tables,
 )
+from mmscope.functional import num_selected
 
 CLASSES = ('sky', 'dog', 'cat')
 IOU = dict(type='mmseg.IoUMetric', iou_metrics=['mIoU'])
@@ -70,6 +73,79 @@ def test_rate_confidence_and_histogram(evaluate) -> None:
         '/data/0.25.jpg',
         '/data/0.36.jpg',
     ]
+
+
+def refined(share: float, num_cells: int = 10, **more: object) -> dict:
+    """Prediction with that share of its cells refined."""
+    scores = torch.rand(num_cells)
+    exited = float(share == 0)
+    more = dict(refined_share=share, cell_scores=scores, **more)
+    return sample(exited, 0.5, SKY, **more)
+
+
+def test_shares_of_cells(evaluate) -> None:
+    samples = [refined(share) for share in (0.2, 0.0, 1.0, 0.2)]
+    found, written = evaluate(samples)
+    assert found['exit/mean_share'] == pytest.approx(0.35)
+    assert written['metrics']['mean_share'] == found['exit/mean_share']
+    assert written['shares'] == {'0': 1, '0.2': 2, '1': 1}
+    assert [one['share'] for one in written['images']] == [0.2, 0, 1, 0.2]
+
+
+@pytest.fixture
+def log(caplog) -> Iterator[pytest.LogCaptureFixture]:
+    """What mmengine's logger, which does not propagate, is told."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def test_shares_are_logged_where_there_are_several(evaluate, log) -> None:
+    evaluate([refined(0.2), refined(0.4), refined(0.0), refined(0.4)])
+    table = log.text.split('Refined cells')[1]
+    rows = re.findall(r'│ (exited|[\d.]+) +│ (\d+)', table)
+    assert rows[:3] == [('exited', '1'), ('0.2', '1'), ('0.4', '2')]
+    log.clear()
+    evaluate([refined(0.8), refined(0.0)])
+    assert 'Confidence' in log.text
+    assert 'Refined cells' not in log.text
+
+
+def test_one_share_of_images_of_several_sizes_is_one(evaluate) -> None:
+    """It is rounded up to whole cells."""
+    numbers = (2, 7, 24, 300)
+    samples = [refined(num_selected(0.3, n) / n, n) for n in numbers]
+    found, written = evaluate([*samples, refined(0.0)])
+    assert 'exit/mean_share' not in found
+    assert 'shares' not in written
+    assert written['images'][0]['share'] == 0.5
+    # and that of a ladder are as many as it has
+    ladder = [
+        refined(num_selected(share, n) / n, n)
+        for n in (15, 24, 300)
+        for share in (0.2, 0.4, 0.6, 1.0)
+    ]
+    _, written = evaluate(ladder)
+    assert list(written['shares'].values()) == [0, 3, 3, 3, 3]
+
+
+def test_windows_refined_with_one_share_are_no_ladder(evaluate) -> None:
+    """An image's share is the mean over its windows."""
+    samples = [
+        sample(exited, 0.5, SKY, refined_share=0.8 * (1 - exited))
+        for exited in (0.0, 1 / 3, 0.5, 2 / 3, 1.0)
+    ]
+    found, _ = evaluate(samples)
+    assert 'exit/mean_share' not in found
+    samples[1]['refined_share'] = 0.4
+    assert evaluate(samples)[1]['shares'] == {'0': 1, '0.6': 1, '0.8': 3}
+
+
+def test_predictions_without_shares_have_none(evaluate) -> None:
+    found, written = evaluate([sample(0, 0.4, SKY), refined(0.4)])
+    assert 'exit/mean_share' not in found
+    assert [one['share'] for one in written['images']] == [None, 0.4]
 
 
 def test_rates_by_class_and_size(evaluate) -> None:

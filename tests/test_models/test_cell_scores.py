@@ -56,6 +56,26 @@ def refine(model, images, masks, **settings):
     return passes[0]
 
 
+@pytest.mark.parametrize(
+    ('config', 'label'),
+    [
+        (score('Importance'), 'importance'),
+        (score('Importance', largest_first=False), 'unimportance'),
+        (score('CoarseUncertainty'), 'uncertainty'),
+        (score('CellContrast'), 'contrast'),
+        (score('Random'), 'chance'),
+        (score('Oracle'), 'coarse errors'),
+        (score('LearnedCells', in_channels=8), 'predicted change'),
+        (
+            score('LearnedCells', in_channels=8, target='error'),
+            'predicted error',
+        ),
+    ],
+)
+def test_each_score_has_a_name_for_pictures(config, label) -> None:
+    assert MODELS.build(config).label == label
+
+
 def test_default_is_the_importance_of_the_paper(make_net) -> None:
     images = varied(3)
     by_default, named = make_net(), make_net(cell_score=score('Importance'))

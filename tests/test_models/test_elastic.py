@@ -305,3 +305,16 @@ def test_elastic_segmentor_answers_as_each_image_alone(
         torch.testing.assert_close(one.seg_logits.data, other.seg_logits.data)
         assert one.refined_share == other.refined_share
         assert one.exited == (one.refined_share == 0)
+
+
+def test_a_share_is_written_as_it_is_meant(make_segmentor) -> None:
+    """Without the noise of float32, whose 0.2 is 0.2000000030."""
+    model = make_segmentor(backbone__alpha=0.2)
+    sample = SegDataSample(
+        metainfo=dict(img_shape=(64, 160), ori_shape=(64, 160))
+    )
+    with torch.no_grad():
+        (found,) = model.test_step(
+            dict(inputs=[torch.randn(3, 64, 160)], data_samples=[sample])
+        )
+    assert found.refined_share == 0.2

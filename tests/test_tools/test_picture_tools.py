@@ -1,6 +1,7 @@
 """The tools that draw, on the sample data and random weights."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -31,6 +32,44 @@ def test_pictures_of_files_and_of_the_validation_set(
         for path in (out_dir, tmp_path / 'val')
     )
     assert wide > 1.1 * narrow
+
+
+ELASTIC = """
+model['backbone'].update(alpha=(0.2, 0.5, 1.0), eta=1.0, tau=1e9)
+"""
+
+
+def test_tau_decides_in_every_tool_that_draws(
+    run_tool, save_weights, sample_root, tmp_path, capsys, monkeypatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(
+        'mmscope.visualization.draw_scope', lambda *args: drawn.append(args)
+    )
+    files = save_weights(more=ELASTIC)
+    folder = sample_root / 'images' / 'validation'
+    for tau, share in ((None, 0), (-1, 1)):
+        out_dir = tmp_path / f'{tau}'
+        options = () if tau is None else ('--tau', tau)
+        run_tool(
+            *('image_demo.py', folder, *files, *options),
+            *('--out-dir', out_dir),
+        )
+        records = json.loads((out_dir / 'exits.json').read_text())
+        assert {one['share'] for one in records} == {share}
+        assert {one['exited'] for one in records} == {share == 0}
+        rows = re.findall(
+            r'png +│ \w+ +│ [\d.]+ +│ ([\d.]+)', capsys.readouterr().out
+        )
+        assert [float(one) for one in rows] == [share] * len(records)
+        for source in (folder, 'val'):
+            run_tool(
+                *('visualize_scope.py', source, *files, *options),
+                *('--num-images', 1, '--out-dir', out_dir / 'scope'),
+            )
+            (picture,), eta, _ = drawn[-1]
+            assert picture.tau == (1e9 if tau is None else tau)
+            assert picture.refined_share(eta) == share
 
 
 SLIDE = """

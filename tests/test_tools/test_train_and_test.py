@@ -15,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from mmscope.apis import ScopeInferencer
+
 ROOT = Path(__file__).parents[2]
 SHORT = """
 train_cfg = dict(max_iters=2, val_interval=2)
@@ -130,8 +132,49 @@ def test_exits_follow_eta_at_any_batch_size(
         assert one == pytest.approx(other)
 
 
+def test_tau_says_how_much_of_each_image_is_refined(
+    save_weights, run_tool, tmp_path
+) -> None:
+    """It is written beside eta, and the shares beside the decisions."""
+    config, checkpoint = save_weights(
+        more="model['backbone'].update(alpha=(0.2, 0.5, 1.0), eta=1.0)\n"
+    )
+
+    def run(*options: object) -> tuple[dict, list[dict]]:
+        out = tmp_path / f'out{len(list(tmp_path.iterdir()))}'
+        run_tool(
+            *('test.py', config, checkpoint, '--out', out, *options),
+            *('--work-dir', tmp_path / 'work'),
+        )
+        statistics = json.loads((out / 'exit_statistics.json').read_text())
+        metrics, exits = read_out(out)
+        assert metrics.get('exit/mean_share') == (
+            statistics['metrics'].get('mean_share')
+        )
+        assert ('shares' in statistics) == ('exit/mean_share' in metrics)
+        return metrics, exits
+
+    own, exits = run()
+    assert 'tau' not in own
+    assert [one['share'] for one in exits] == [1, 1, 1]
+    files = [one['image'] for one in exits]
+    scores = torch.cat(
+        [one.cell_scores for one in ScopeInferencer(config, checkpoint)(files)]
+    )
+    tau = scores[scores.isfinite()].quantile(0.7).item()
+    expected = ScopeInferencer(config, checkpoint, tau=tau)(files)
+    found, exits = run('--tau', tau)
+    assert found['tau'] == tau
+    shares = [one['share'] for one in exits]
+    assert shares == [one.refined_share for one in expected]
+    assert len(set(shares)) > 1
+    assert found['exit/mean_share'] == pytest.approx(np.mean(shares))
+    assert [one['exited'] for one in exits] == [not one for one in shares]
+
+
 BAD_TEST = [
     (['--eta', '1.5'], ValueError, r'--eta must be in \[0, 1\], got 1.5'),
+    (['--tau', 'nan'], ValueError, '--tau must be a finite number, got nan'),
     (['--eta', '-1'], ValueError, r'--eta must be in \[0, 1\], got -1'),
     (['--eta', 'nan'], ValueError, r'--eta must be in \[0, 1\], got nan'),
     (
