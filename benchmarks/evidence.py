@@ -20,6 +20,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import mmengine
 import numpy as np
+from mmengine.config import Config
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
@@ -50,6 +51,8 @@ LADDER = (0.2, 0.4, 0.6, 0.8, 1.0)
 UNCERTAINTY = dict(type='mmscope.CoarseUncertainty')
 RUN = re.compile(r'(?P<method>\w+)_s(?P<seed>\d+)')
 TAIL = ('neck', 'head')
+# the plain Vim whose pass is the unit of cost, and the size of most images
+REFERENCE, SIZE = dict(embed_dims=64, num_layers=6), (192, 256)
 
 
 def backbone_cost(model: nn.Module) -> ShareCost:
@@ -211,11 +214,27 @@ def plot(results: dict, path: Path) -> None:
 
 
 def vim_result(folder: Path) -> dict[str, list[Record]]:
-    """The last validation of a plain model, at the cost of one pass."""
+    """The last validation of a plain Vim, at its cost.
+
+    The config may have ``image_scale``, by which it shrinks images.
+    """
     (*_, log) = sorted(folder.glob('*/vis_data/scalars.json'))
     records = map(json.loads, log.read_text().splitlines())
     (*_, last) = (record for record in records if 'mIoU' in record)
-    point = dict(gflops=1.0, score=last['mIoU'])
+    (config,) = folder.glob('*.py')
+    cfg = Config.fromfile(config)
+    scale = cfg.get('image_scale', 1.0)
+    works = [
+        model_flops(
+            VisionMambaBackbone(arch, out_indices=(arch['num_layers'] - 1,)),
+            tuple(int(side * factor) for side in SIZE),
+        ).refined.total()
+        for arch, factor in (
+            (dict(cfg.model.backbone.arch), scale),
+            (REFERENCE, 1.0),
+        )
+    ]
+    point = dict(gflops=works[0] / works[1], score=last['mIoU'])
     return dict(calibrated=[point], best=[point], fixed=[point])
 
 
