@@ -135,6 +135,11 @@ def parse_args() -> argparse.Namespace:
         help="also test the models that have a checkpoint on their config's "
         'test set,\nat every eta',
     )
+    add(
+        '--no-cuda-graphs',
+        action='store_true',
+        help='launch every kernel, also where configs have CUDA graphs',
+    )
     add('--repeats', type=int, help='turns of each')
     add('--threads', type=int, help="of torch on the CPU; default torch's")
     add(
@@ -220,6 +225,9 @@ def read_configs(args: argparse.Namespace) -> list[tuple]:
     for path in args.configs or []:
         name = Path(path).stem
         configs[path if name in configs else name] = load_config(path)
+    if args.no_cuda_graphs:
+        for cfg in configs.values():
+            cfg.model.backbone.pop('cuda_graphs', None)
     spare = len(configs) - len(args.checkpoint)
     if spare < 0:
         raise ValueError(
@@ -261,7 +269,12 @@ def run(args: argparse.Namespace, console: Console) -> None:
             'gives weights.'
         )
     facts = environment(args.device, PACKAGES)
-    settings = dict(asdict(plan), fpn=args.fpn, images=len(images))
+    settings = dict(
+        asdict(plan),
+        fpn=args.fpn,
+        images=len(images),
+        cuda_graphs=not args.no_cuda_graphs,
+    )
 
     def keep(records: list[FpsRecord]) -> None:
         if args.out:

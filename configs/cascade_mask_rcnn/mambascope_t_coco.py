@@ -23,6 +23,7 @@ model = dict(
         eta=0.7,
         exit_head=dict(type='mmscope.MultiLabelExitHead', num_classes=80),
         exit_resolution='coarse',
+        cuda_graphs=True,
     ),
     coarse_decode_weight=0.4,
 )

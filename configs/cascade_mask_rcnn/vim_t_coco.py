@@ -14,5 +14,6 @@ model = dict(
         arch=dict(embed_dims=192, num_layers=24),
         img_size=1024,
         out_indices=(23,),
+        cuda_graphs=True,
     )
 )

@@ -21,5 +21,6 @@ model = dict(
         qkv_bias=True,
         norm_cfg=dict(type='LN', eps=1e-6),
         interpolate_mode='bicubic',
+        cuda_graphs=True,
     )
 )

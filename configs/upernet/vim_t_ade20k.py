@@ -13,5 +13,6 @@ model = dict(
         type='mmscope.VisionMambaBackbone',
         arch=dict(embed_dims=192, num_layers=24),
         img_size=512,
+        cuda_graphs=True,
     )
 )

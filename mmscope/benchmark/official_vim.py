@@ -159,6 +159,16 @@ class OfficialVim(VisionMambaBackbone):
             if reason := why_no_kernels(x.device):
                 raise RuntimeError(f'OfficialVim cannot run here: {reason}')
             self.kernels = stock_kernels()
+        if self.block_graphs is None:
+            *levels, last = self._run_stock(x)
+        else:
+            *levels, last = self.block_graphs(
+                self._run_stock, self.layers, x, self.out_indices
+            )
+        return Encoded(tuple(levels), last, None)
+
+    def _run_stock(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Outputs of ``out_indices`` and of the last block."""
         levels, hidden, residual = [], x, None
         for index, layer in enumerate(self.layers):
             norm = layer.norm
@@ -168,7 +178,7 @@ class OfficialVim(VisionMambaBackbone):
             hidden = mix(self.kernels, layer.mixer, hidden)
             if index in self.out_indices:
                 levels.append(residual + hidden)
-        return Encoded(tuple(levels), residual + hidden, None)
+        return *levels, residual + hidden
 
 
 def mix(kernels: StockKernels, mixer: BiMambaMixer, x: Tensor) -> Tensor:

@@ -206,6 +206,7 @@ class _Group:
         if self.memory:
             job = self.jobs[case]
             job = job if callable(job) else job[0]
+            self._forget_graphs()
             peak = peak_memory(job, self.plan.device)
             step()
         time = per_image(timing, self.batch * self.plan.batches)
@@ -217,6 +218,13 @@ class _Group:
             log10_fps=math.log10(fps),
             memory=peak,
         )
+
+    def _forget_graphs(self) -> None:
+        """What CUDA graphs hold is theirs, not a pass's."""
+        for bench in self.models:
+            graphs = getattr(bench.net, 'block_graphs', None)
+            if graphs is not None:
+                graphs.clear()
 
     def _gflops(
         self, case: FpsCase, bench: BenchModel, rate: float | None

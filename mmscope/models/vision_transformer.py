@@ -13,6 +13,8 @@ require('mmseg')
 from mmcv.cnn.bricks.transformer import MultiheadAttention  # noqa: E402
 from mmseg.models import VisionTransformer  # noqa: E402
 
+from .block_graphs import BlockGraphs  # noqa: E402
+
 
 class FusedAttention(nn.Module):
     """Self-attention on the weights of mmcv's, in one fused kernel.
@@ -52,13 +54,29 @@ class FusedVisionTransformer(VisionTransformer):
     6000 tokens.
 
     Args:
+        cuda_graphs: Whether the forward pass is replayed as a CUDA graph in
+            inference, for sizes that come again, see :class:`BlockGraphs`.
         **options: VisionTransformer's own arguments, which it checks.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, cuda_graphs: bool = False, **options: Any) -> None:
         super().__init__(**options)
         for layer in self.layers:
             layer.attn = FusedAttention(layer.attn)
+        self.block_graphs = BlockGraphs() if cuda_graphs else None
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """See VisionTransformer; images (B, 3, H, W) to maps (B, C, h, w)."""
+        if self.block_graphs is None:
+            return super().forward(inputs)
+        return self.block_graphs(super().forward, self, inputs)
+
+    def train(self, mode: bool = True) -> 'FusedVisionTransformer':
+        """Set the mode; training needs the memory of graphs."""
+        # the parent's constructor calls it before there are any
+        if mode and getattr(self, 'block_graphs', None) is not None:
+            self.block_graphs.clear()
+        return super().train(mode)
 
 
 __all__ = ['FusedAttention', 'FusedVisionTransformer']

@@ -1,0 +1,218 @@
+"""CUDA graphs of a stack of blocks, for inference.
+
+A block is some twenty launches, and on a fast GPU Python needs longer for
+them than their kernels run: a pass over a quarter of the tokens would take as
+long as one over all. A graph launches all blocks at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from mmscope.ops.backends import wanted_backend
+
+Outputs = tuple[Tensor | None, ...]
+Run = Callable[[Tensor], Outputs]
+
+MAX_GRAPHS = 16  # kept at a time; those that were not used longest go first
+EAGER_CALLS = 1  # of a new shape, before it is worth a graph
+ROWS = 8  # larger batches are rounded up to a multiple of it
+
+
+class Recorded(NamedTuple):
+    """A graph, with the tensors that it reads and writes."""
+
+    replay: Callable[[], None]
+    x: Tensor
+    outputs: Outputs
+
+
+class Recorder:
+    """Captures CUDA graphs that share the memory between their ends.
+
+    They must be replayed in one stream, one after the other.
+
+    Args:
+        device: GPU of the tensors.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device)
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, run: Run, x: Tensor) -> Recorded:
+        """Capture ``run`` of ``x``, which the graph reads from then on.
+
+        Args:
+            run: Function of tokens, without synchronisation with the host.
+            x: Tokens, (B, L, C).
+        """
+        kind, graph = x.device.type, torch.cuda.CUDAGraph()
+        # casts that autocast caches outside of the graph would be freed
+        precision = torch.autocast(
+            kind,
+            torch.get_autocast_dtype(kind),
+            torch.is_autocast_enabled(kind),
+            cache_enabled=False,
+        )
+        with torch.cuda.device(x.device), precision:
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                run(x)  # what is made at a first call is made before
+            torch.cuda.current_stream().wait_stream(self.stream)
+            with torch.cuda.graph(
+                graph, self.pool, self.stream, 'thread_local'
+            ):
+                outputs = run(x)
+        return Recorded(graph.replay, x, outputs)
+
+
+class BlockGraphs:
+    """Runs a stack of blocks, by graphs for the shapes that come again.
+
+    Batches of more than :data:`ROWS` images are filled up with zeros to a
+    multiple of it, as early exits leave another number every time.
+
+    A graph reads the weights where they lie and repeats the kernels that
+    were recorded. So one is used only while nothing else could have changed:
+    the same modules, whose weights and buffers lie where they did, none in
+    training and none with hooks, the same scan backend and autocast. Values
+    that modules keep in Python must not change.
+    """
+
+    def __init__(self) -> None:
+        self._graphs: OrderedDict[Hashable, Recorded] = OrderedDict()
+        self._seen: Counter[Hashable] = Counter()
+        self._recorders: dict[Hashable, Recorder] = {}
+        self._layout: Hashable = None
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: dict) -> BlockGraphs:
+        return BlockGraphs()
+
+    def __reduce__(self) -> tuple:
+        return BlockGraphs, ()
+
+    def __len__(self) -> int:
+        return len(self._graphs)
+
+    def clear(self) -> None:
+        """Forget all graphs, and free what they hold."""
+        with self._lock:
+            self._forget(None)
+
+    def _forget(self, layout: Hashable) -> None:
+        self._graphs.clear()
+        self._seen.clear()
+        self._recorders.clear()
+        self._layout = layout
+
+    def applies(self, x: Tensor) -> bool:
+        """Whether a graph could be recorded or replayed here."""
+        return (
+            x.is_cuda
+            and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
+            and not torch.cuda.is_current_stream_capturing()
+        )
+
+    def __call__(
+        self,
+        run: Run,
+        layers: nn.ModuleList,
+        x: Tensor,
+        settings: Hashable = None,
+    ) -> Outputs:
+        """Call ``run``, or replay it.
+
+        Args:
+            run: Function of the tokens that runs the blocks; its outputs are
+                (B, ...) or None.
+            layers: Blocks that it runs.
+            x: Tokens, (B, L, C).
+            settings: What else decides about what ``run`` does.
+
+        Returns:
+            What ``run`` returns, in memory of its own.
+        """
+        layout = _layout_of(layers) if self.applies(x) else None
+        if layout is None or not x.numel():
+            return run(x)
+        with self._lock:
+            if layout != self._layout:
+                self._forget(layout)
+            return self._answer(run, x, settings)
+
+    def recorder(self, x: Tensor) -> Recorder:
+        """What makes the graphs that are replayed where ``x`` is now."""
+        place = x.device, torch.cuda.current_stream(x.device).cuda_stream
+        if place not in self._recorders:
+            self._recorders[place] = Recorder(x.device)
+        return self._recorders[place]
+
+    def _answer(self, run: Run, x: Tensor, settings: Hashable) -> Outputs:
+        rows = rounded_rows(len(x))
+        key = settings, rows, x.shape[1:], *_surroundings(x)
+        graph = self._graphs.get(key)
+        if graph is None:
+            self._seen[key] += 1
+            if self._seen[key] <= EAGER_CALLS:
+                return run(x)
+            filled = x.new_zeros(rows, *x.shape[1:])
+            graph = self._graphs[key] = self.recorder(x)(run, filled)
+            if len(self._graphs) > MAX_GRAPHS:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(key)
+        graph.x[: len(x)].copy_(x)
+        graph.replay()
+        copies: dict[int, Tensor] = {}
+        for out in graph.outputs:
+            if out is not None and id(out) not in copies:
+                copies[id(out)] = out[: len(x)].clone()
+        return tuple(copies.get(id(out)) for out in graph.outputs)
+
+
+def rounded_rows(number: int) -> int:
+    """Images that a batch is filled up to."""
+    return number if number <= ROWS else -(-number // ROWS) * ROWS
+
+
+def _surroundings(x: Tensor) -> Iterator[Hashable]:
+    """What, apart from blocks and shape, decides which kernels run."""
+    kind = x.device.type
+    yield from (x.dtype, x.device, wanted_backend(None))
+    yield torch.is_autocast_enabled(kind)
+    yield torch.get_autocast_dtype(kind)
+    yield torch.backends.cuda.matmul.allow_tf32
+    yield torch.is_inference_mode_enabled()
+    if x.is_cuda:
+        yield torch.cuda.current_stream(x.device).cuda_stream
+
+
+def _layout_of(layers: nn.ModuleList) -> Hashable | None:
+    """Which modules there are and where their tensors lie.
+
+    None where a graph would leave something out: hooks, or training.
+    """
+    if torch_module._has_any_global_hook():
+        return None
+    found = []
+    for module in layers.modules():
+        if (
+            module.training
+            or module._forward_hooks
+            or module._forward_pre_hooks
+        ):
+            return None
+        found.append(id(module))
+        for tensors in (module._parameters, module._buffers):
+            found += [t.data_ptr() for t in tensors.values() if t is not None]
+    return tuple(found)
