@@ -17,7 +17,7 @@ import threading
 import torch
 from torch import Tensor
 
-from .cache import remember, remembered
+from .cache import only_one, remember, remembered
 from .run import Check, examine_once
 
 ENV_SELF_CHECK = 'MMSCOPE_SELF_CHECK'
@@ -74,9 +74,12 @@ def _decide(check: Check) -> str | None:
     what = f'the {check.backend} {check.operator} in {check.dtype}'
     verdict = remembered(check)
     if verdict is None:
-        LOGGER.info('checking %s on %s, once', what, check.device)
-        verdict = examine_once(check)
-        remember(check, verdict)
+        with only_one(check):
+            verdict = remembered(check)  # by another process, meanwhile
+            if verdict is None:
+                LOGGER.info('checking %s on %s, once', what, check.device)
+                verdict = examine_once(check)
+                remember(check, verdict)
     if verdict.reason:
         LOGGER.warning(
             '%s is refused on %s: %s; the next backend serves. '

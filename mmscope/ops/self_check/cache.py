@@ -8,7 +8,8 @@ import json
 import os
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from .. import triton_check
+from .locks import locked
 from .run import Check, Verdict
 
 DRIVER = Path('/proc/driver/nvidia/version')
@@ -104,6 +106,22 @@ def remembered(check: Check) -> Verdict | None:
     if known != identity(check) or not isinstance(reason, str | None):
         return None
     return Verdict(reason)
+
+
+@contextmanager
+def only_one(check: Check) -> Iterator[None]:
+    """Let one process at a time run a check; the others read its verdict.
+
+    The ranks of a training would run the same one all at once. Where no
+    folder can be written, they do.
+    """
+    path = _file(check)
+    with ExitStack() as stack:
+        if path is not None:
+            with suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(path.with_suffix('.lock')))
+        yield
 
 
 def remember(check: Check, verdict: Verdict) -> None:

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-try:
-    import fcntl
-except ImportError:  # Windows has none; timings then disturb each other
-    fcntl = None
+from .locks import locked
 
 # largest error allowed, relative to the largest entry: several roundings
 TOLERANCE = {
@@ -197,17 +193,6 @@ def worst_error(
     return worst
 
 
-@contextlib.contextmanager
-def _alone(lock: str | None) -> Iterator[None]:
-    """Hold a lock file, so that parallel checks take turns in timing."""
-    if lock is None or fcntl is None:
-        yield
-        return
-    with Path(lock).open('w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _milliseconds(
     run: Callable[[], None], device: torch.device, lock: str | None
 ) -> float:
@@ -224,7 +209,7 @@ def _milliseconds(
     first = seconds(1)  # on a GPU, it compiles
     if device.type == 'cpu' and first > ENOUGH:
         return 1e3 * first
-    with _alone(lock):
+    with locked(lock) if lock else contextlib.nullcontext():
         once = seconds(1)
         if once > ENOUGH:
             return 1e3 * once
