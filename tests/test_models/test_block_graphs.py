@@ -65,7 +65,7 @@ class Graphs(BlockGraphs):
 
 
 @pytest.fixture(autouse=True)
-def _marks(request):
+def seed():
     torch.manual_seed(0)
 
 
@@ -366,13 +366,14 @@ def test_without_a_gpu_the_option_changes_nothing():
 @pytest.mark.skipif(not ON_GPU, reason='needs a CUDA device')
 def test_memory_of_graphs_is_given_back():
     net, x = make(), images(4)
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated()
-    replayed(net, x)
-    assert torch.cuda.memory_allocated() > before
+    replayed(net, x)  # cuBLAS keeps its workspace
     net.block_graphs.clear()
-    assert torch.cuda.memory_allocated() <= before + 2**20
+    before = torch.cuda.memory_allocated()
+    for _ in range(3):
+        replayed(net, x)
+        assert torch.cuda.memory_allocated() > before
+        net.block_graphs.clear()
+        assert torch.cuda.memory_allocated() == before
 
 
 @pytest.mark.gpu
