@@ -76,7 +76,8 @@ class FusedVisionTransformer(VisionTransformer):
         # the parent's constructor calls it before there are any
         if mode and getattr(self, 'block_graphs', None) is not None:
             self.block_graphs.clear()
-        return super().train(mode)
+        super().train(mode)  # mmseg's returns nothing
+        return self
 
 
 __all__ = ['FusedAttention', 'FusedVisionTransformer']

@@ -23,6 +23,7 @@ from mmscope.models import (
     exit_settings,
 )
 from mmscope.models.block_graphs import BlockGraphs, Recorded, rounded_rows
+from mmscope.models.vision_transformer import FusedVisionTransformer
 from mmscope.ops import use_backend
 
 SMALL = dict(
@@ -353,6 +354,28 @@ def test_nothing_is_recorded_where_torch_traces():
         assert_same(program.module()(x), eager(net, x))
         traced = torch.jit.trace(net, x, check_trace=False)
         assert_same(traced(x), eager(net, x))
+
+
+def test_the_rivals_may_have_them_too():
+    net = FusedVisionTransformer(
+        img_size=64,
+        embed_dims=32,
+        num_layers=2,
+        num_heads=2,
+        out_indices=(0, 1),
+        cuda_graphs=True,
+    )
+    net = net.to(DEVICE).eval()
+    net.block_graphs = Graphs()
+    for _ in range(3):
+        x = images()
+        assert_same(replayed(net, x, 1), eager(net, x))
+    assert net.block_graphs.made == 1
+    weight = net.layers[0].attn.attn.out_proj.weight
+    weight.data = 2 * weight.data
+    assert_same(replayed(net, x, 1), eager(net, x))
+    net.train()
+    assert len(net.block_graphs) == 0
 
 
 def test_without_a_gpu_the_option_changes_nothing():
