@@ -37,7 +37,7 @@ DEVICE = 'cuda' if ON_GPU else 'cpu'
 
 def record_traced(run: Callable, x: Tensor) -> Recorded:
     """A graph made by torch's tracer."""
-    graph = make_fx(run)(x)
+    graph = make_fx(lambda x: run(x))(x)
     for name, tensor in [*graph.named_parameters(), *graph.named_buffers()]:
         kept = torch.empty(0, dtype=tensor.dtype).set_(tensor.detach())
         delattr(graph, name)
