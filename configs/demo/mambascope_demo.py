@@ -1,5 +1,6 @@
 # A small MambaScope on the sample data, trained on a CPU in minutes by
-# `make demo`
+# `make demo`. Each image is refined where the coarse answer is uncertain, as
+# much as it needs; the method of the paper is evidence/demo_paper.py.
 _base_ = [
     '../upernet/_base_/upernet.py',
     '../upernet/_base_/runtime.py',
@@ -42,8 +43,11 @@ model = dict(
         arch=dict(embed_dims=embed_dims, num_layers=6),
         img_size=160,
         out_indices=(1, 2, 3, 5),
-        alpha=0.8,
-        eta=0.925,
+        alpha=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0),
+        cell_score=dict(type='mmscope.CoarseUncertainty'),
+        unselected='drop',
+        eta=0.95,
+        tau=0.07,
         exit_head=dict(type='mmscope.MultiLabelExitHead', num_classes=8),
         exit_policy=dict(type='mmscope.PixelConfidence'),
         exit_resolution='coarse',

@@ -1,9 +1,0 @@
-# The elastic demo with a finer ladder, whose fine pass leaves out the cells
-# that are not refined: see docs/evidence.md
-_base_ = ['demo_elastic.py']
-
-model = dict(
-    backbone=dict(
-        alpha=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0), unselected='drop'
-    )
-)
