@@ -102,6 +102,15 @@ def parse_args() -> argparse.Namespace:
         help='exact shares of each batch that are made to exit; default '
         '0.5 1\nwithout checkpoint, else none',
     )
+    add(
+        '--force-share',
+        type=float,
+        nargs='+',
+        default=[],
+        metavar='SHARE',
+        help='shares of the cells, in (0, 1], that are refined in every '
+        'image, so that\nnone exits: rows of all models that refine cells',
+    )
     add('--batch-size', type=int, nargs='+')
     add('--num-batches', type=int, help='different batches that are timed')
     add('--dtype', choices=list(DTYPES))
@@ -204,6 +213,7 @@ def make_plan(args: argparse.Namespace) -> FpsPlan:
     plan = FpsPlan(
         etas=tuple(args.eta),
         forced=tuple(args.force_exit),
+        shares=tuple(args.force_share),
         sizes=tuple(map(parse_size, args.resolutions)),
         batch_sizes=tuple(args.batch_size),
         scopes=tuple(args.scopes),

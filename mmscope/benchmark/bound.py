@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import nn
-
 from mmscope.functional import num_selected
+from mmscope.models import MambaScopeBackbone
 from mmscope.utils.flops import Size, padded
 
 from .cases import FpsRecord
@@ -40,11 +39,24 @@ def speed_bound(
     return (1 + head) / (coarse + (1 - exit_rate) * fine + tail)
 
 
-def fine_tokens(net: nn.Module, size: Size) -> int:
-    """Tokens of MambaScope's fine pass on an image (H, W), CLS included."""
+def count_cells(net: MambaScopeBackbone, size: Size) -> int:
+    """Coarse cells of an image (H, W), those of padding included."""
     stride = 2 * net.patch_size
-    coarse = math.prod(padded(size, net.size_divisor)) // stride**2
-    return coarse + 3 * num_selected(net.shares[-1], coarse) + 1
+    return math.prod(padded(size, net.size_divisor)) // stride**2
+
+
+def fine_tokens(net: MambaScopeBackbone, size: Size, number: int) -> int:
+    """Tokens of MambaScope's fine pass on an image, CLS included.
+
+    Args:
+        net: Backbone.
+        size: Image (H, W), before padding.
+        number: Cells that are refined.
+    """
+    others = count_cells(net, size) - number
+    if net.unselected == 'drop':
+        others = min(net.num_context, others)
+    return 4 * number + others + 1
 
 
 def compare(
@@ -101,18 +113,23 @@ def _bound(
     record: FpsRecord, bench: BenchModel, vim: BenchModel, head: float
 ) -> float:
     net, size = bench.net, record.case.size
+    fine = record.fine_tokens
+    if fine is None:
+        share = record.case.share or net.shares[-1]
+        number = num_selected(share, count_cells(net, size))
+        fine = fine_tokens(net, size, number)
     own, plain = (
         math.prod(padded(size, n.size_divisor)) // n.patch_size**2
         for n in (net, vim.net)
     )
     head = max(head, 0.0)
     tail = head * own / plain  # padding may differ
-    at_coarse = record.case.exit_resolution == 'coarse'
+    resolution = record.case.exit_resolution or net.exit_resolution
     return speed_bound(
         coarse=(own // 4 + 1) / (plain + 1),
-        fine=fine_tokens(net, size) / (plain + 1),
+        fine=fine / (plain + 1),
         head=head,
         exit_rate=record.exit_rate,
         refined_tail=tail,
-        exited_tail=tail / 4 if at_coarse else tail,
+        exited_tail=tail / 4 if resolution == 'coarse' else tail,
     )

@@ -34,6 +34,8 @@ class FpsCase:
             they come one by one.
         exit_resolution: Where exited images pass neck and head; None for
             models without exits.
+        share: Share of the cells that is refined in every image, in (0, 1],
+            so that none exits; None leaves it to the model.
     """
 
     model: str
@@ -46,17 +48,19 @@ class FpsCase:
     eta: float | None = None
     forced: float | None = None
     exit_resolution: str | None = None
+    share: float | None = None
 
 
 def describe_exits(case: FpsCase) -> str:
     """How a case's images come to exit, '-' for models without exits."""
-    if case.exit_resolution is None:
+    if case.share is not None:
+        how = f'share {case.share:g}'
+    elif case.exit_resolution is None:
         return '-'
-    how = (
-        f'eta {case.eta:g}'
-        if case.forced is None
-        else f'forced {case.forced:g}'
-    )
+    elif case.forced is not None:
+        how = f'forced {case.forced:g}'
+    else:
+        how = f'eta {case.eta:g}'
     if case.exit_resolution == 'coarse':
         how += ', at 1/32'
     return how
@@ -70,13 +74,17 @@ class FpsRecord:
         case: What was measured.
         params: Parameters of what ran.
         exit_rate: Share of the timed images that exited.
+        mean_share: Mean of the shares of cells that were refined in the
+            timed images, 0 where one exited; None where alpha alone says it.
+        fine_tokens: Mean number of tokens in the fine passes of those that
+            were refined; None with ``mean_share``.
         time: Milliseconds of one image.
         fps: Images a second, of the median.
         log10_fps: Its logarithm.
         vs_vim: FPS over that of the plain Vim in the same run and scope.
         vs_official: The same over the official Vim's sequence of calls.
         memory: Peak memory above weights and images, MiB.
-        gflops: G multiply-adds of an image at that exit rate.
+        gflops: G multiply-adds of an image, mean over the timed ones.
         bound: What ``vs_vim`` could be at best, see :func:`speed_bound`.
         share_of_bound: ``vs_vim`` over it.
         score: Metric of the dataset at these exits, 'mIoU 41.30'.
@@ -87,6 +95,8 @@ class FpsRecord:
     case: FpsCase
     params: int
     exit_rate: float | None = None
+    mean_share: float | None = None
+    fine_tokens: float | None = None
     time: Timing | None = None
     fps: float | None = None
     log10_fps: float | None = None
@@ -108,6 +118,8 @@ class FpsPlan:
     Attributes:
         etas: Thresholds for natural exits.
         forced: Shares of each batch that are made to exit.
+        shares: Shares of the cells that are refined in every image, by
+            models that refine cells.
         sizes: Resolutions (H, W).
         batch_sizes: Images of a batch.
         scopes: Some of ``SCOPES``.
@@ -122,6 +134,7 @@ class FpsPlan:
 
     etas: tuple[float, ...] = (0.7,)
     forced: tuple[float, ...] = ()
+    shares: tuple[float, ...] = ()
     sizes: tuple[Size, ...] = ((512, 512),)
     batch_sizes: tuple[int, ...] = (4,)
     scopes: tuple[str, ...] = SCOPES
@@ -148,6 +161,12 @@ class FpsPlan:
                     raise ValueError(
                         f'{name} must be in [0, 1], got {value:g}'
                     )
+        for share in self.shares:
+            if not 0 < share <= 1:
+                raise ValueError(
+                    '--force-share must be in (0, 1], a share of the cells, '
+                    f'got {share:g}; --force-exit 1 refines none'
+                )
         for size in self.sizes:
             check_size(size)
         for name, number in (
@@ -186,20 +205,26 @@ class FpsPlan:
         cases = []
         for scope in self.scopes:
             plain = FpsCase(bench.name, scope, *settings)
+            shares = self.shares if bench.refines else ()
+            refined = [dict(share=share) for share in shares]
             if not bench.early_exit:
                 cases.append(plain)
+                cases += [replace(plain, **how) for how in refined]
                 continue
             exits = [dict(eta=eta) for eta in self.etas]
             exits += [dict(forced=share) for share in self.forced]
-            for how, resolution in product(exits, self.exit_resolutions):
+            hows = product([*exits, *refined], self.exit_resolutions)
+            for how, resolution in hows:
                 case = replace(plain, **how, exit_resolution=resolution)
-                if bench.decodes or self._adds_something(case):
+                if bench.decodes or self._adds_something(case, bench):
                     cases.append(case)
         return cases
 
-    def _adds_something(self, case: FpsCase) -> bool:
+    def _adds_something(self, case: FpsCase, bench: BenchModel) -> bool:
         """Whether no other case of the plan is the same work."""
         if len(self.exit_resolutions) < 2 or case.exit_resolution == 'fine':
             return True
         never = case.eta == 1 or case.forced == 0
+        # with tau, an image without a cell worth refining exits at any eta
+        never = case.share is not None or (never and bench.net.tau is None)
         return case.scope != 'backbone' and not never

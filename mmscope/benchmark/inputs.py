@@ -121,7 +121,7 @@ def make_batches(
             x = (x - mean.to(device)) / preprocessor.std.to(device)
         x = F.pad(x, (0, shape[1] - size[1], 0, shape[0] - size[0]))
         valid = None
-        if bench.early_exit and shape != tuple(size):
+        if bench.refines and shape != tuple(size):
             content = content_mask([size] * batch_size, shape, x)
             valid = valid_cells(content, 2 * bench.net.patch_size)
         batches.append((x.contiguous(), valid))

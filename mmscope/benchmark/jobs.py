@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from math import inf
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-from mmscope.models import ForcedExit, exit_settings
+from mmscope.models import ForcedExit, MambaScopeBackbone, exit_settings
 from mmscope.ops import use_backend
 from mmscope.utils.flops import ModelFlops, model_flops
 
@@ -43,6 +45,10 @@ def exits_of(
     case: FpsCase, bench: BenchModel
 ) -> Callable[[], AbstractContextManager]:
     """Return what sets the exits of a case inside a block."""
+    resolution = case.exit_resolution
+    if case.share is not None:
+        how = share_settings(bench.net, case.share)
+        return partial(exit_settings, bench.net, resolution=resolution, **how)
     if not bench.early_exit:
         return nullcontext
     eta, policy = case.eta, None
@@ -50,7 +56,14 @@ def exits_of(
         # the model's own policy is asked, and then overruled
         policy = ForcedExit(case.forced, bench.net.exit_policy)
         eta = FORCED_ETA
-    return partial(exit_settings, bench.net, eta, policy, case.exit_resolution)
+    return partial(exit_settings, bench.net, eta, policy, resolution)
+
+
+def share_settings(net: MambaScopeBackbone, share: float) -> dict[str, float]:
+    """What :func:`exit_settings` takes to refine a share in every image."""
+    how = dict(eta=1.0, alpha=share)
+    # without tau, nobody asks the device what an image needs
+    return how if net.tau is None else dict(how, tau=-inf)
 
 
 def of_each_batch(case: FpsCase, batches: Batches) -> list[FpsCase]:
@@ -90,42 +103,87 @@ def timed(case: FpsCase, bench: BenchModel, batches: Batches) -> Job:
     ]
 
 
-def exited_images(
+def refined_cells(
     case: FpsCase, bench: BenchModel, batches: Batches
 ) -> Tensor | None:
-    """Images that exit, (N,) bool; None for a model without exits."""
-    if not bench.early_exit:
+    """Number of cells that are refined in each image, 0 where it exits.
+
+    Returns:
+        (N,), or None where all images take the same way, as the model's
+        config has it.
+    """
+    if not (bench.early_exit or counts_cells(case, bench)):
         return None
-    exited, cases = [], of_each_batch(case, batches)
+    cells, cases = [], of_each_batch(case, batches)
     for one, (images, valid) in zip(cases, batches, strict=True):
         with settings_of(one, bench)(), deciding(bench.model, images):
-            exited.append(bench.net.coarse(images, valid).exited)
-    return torch.cat(exited).cpu()
+            cells.append(bench.net.coarse(images, valid).num_selected)
+    return torch.cat(cells).cpu()
 
 
-def work_of(case: FpsCase, exited: Tensor | None) -> tuple:
+def counts_cells(case: FpsCase, bench: BenchModel) -> bool:
+    """Whether work and bound go with what each image gets, not with alpha."""
+    return case.share is not None or bench.elastic
+
+
+def work_of(case: FpsCase, bench: BenchModel, cells: Tensor | None) -> tuple:
     """What tells apart the work of the cases of one model.
 
-    At eta 0 and 1 nobody has to ask the device which images exit.
+    At eta 0 and 1 nobody has to ask the device which images exit, but for
+    how many cells they need.
     """
-    if exited is None:
+    if cells is None:
         return (case.scope,)
-    asks = case.eta not in (0, 1)
-    return case.scope, case.exit_resolution, asks, tuple(exited.tolist())
+    eta = case.eta if case.share is None else 1
+    asks = eta not in ((0, 1) if bench.net.tau is None else (0,))
+    return case.scope, case.exit_resolution, asks, tuple(cells.tolist())
 
 
 def flops_of(case: FpsCase, bench: BenchModel) -> ModelFlops:
     """Count all that a scope can reach: the whole model, or its pyramid."""
-    model = bench.model
-    if case.scope != 'head':
-        model = SimpleNamespace(backbone=bench.net, neck=bench.pyramid)
+    part = SimpleNamespace(backbone=bench.net, neck=bench.pyramid)
     with exits_of(case, bench)():
-        return model_flops(model, case.size)
+        if case.scope == 'head':
+            return model_flops(bench.model, case.size)
+        flops = model_flops(part, case.size)
+        if not (counts_cells(case, bench) and bench.net.exit_settings.decodes):
+            return flops
+        return _with_decode(flops, model_flops(bench.model, case.size))
 
 
-def gflops_of(flops: ModelFlops, scope: str, rate: float | None) -> float:
-    """G multiply-adds of an image, as far as the scope reaches."""
-    count = flops.expected(rate or 0.0)
+def _with_decode(flops: ModelFlops, whole: ModelFlops) -> ModelFlops:
+    """Add that coarse maps are decoded to choose, wherever a scope ends."""
+    decode = Counter(decode=(whole.exited - whole.coarse).total())
+    again = flops.exited - flops.coarse  # the pyramid stood for the decoder
+    return replace(
+        flops,
+        exited=flops.exited + decode,
+        by_cells={
+            number: count - again + decode
+            for number, count in flops.by_cells.items()
+        },
+    )
+
+
+def gflops_of(
+    flops: ModelFlops,
+    scope: str,
+    rate: float | None,
+    cells: Sequence[int] | None = None,
+) -> float:
+    """G multiply-adds of an image, as far as the scope reaches.
+
+    Args:
+        flops: Count of :func:`flops_of`.
+        scope: One of ``SCOPES``.
+        rate: Share of images that exit; the others get the largest share of
+            cells.
+        cells: Number of cells that each image gets, instead.
+    """
+    if cells is None:
+        count = flops.expected(rate or 0.0)
+    else:
+        count = flops.mean(cells)
     if scope == 'backbone':
         del count['neck']
     return count.total() / 1e9

@@ -16,9 +16,11 @@ import mmscope
 from mmscope.engine.launch import load_config
 from mmscope.models import (
     EarlyExitMixin,
+    Importance,
     MambaScopeBackbone,
     VisionMambaBackbone,
     has_exits,
+    is_elastic,
 )
 from mmscope.utils.checkpoint import load_weights
 from mmscope.utils.flops_trace import on_meta, trace
@@ -79,12 +81,19 @@ class BenchModel:
         return has_exits(self.net)
 
     @property
+    def refines(self) -> bool:
+        """Whether it refines a share of the cells."""
+        return isinstance(self.net, MambaScopeBackbone)
+
+    @property
+    def elastic(self) -> bool:
+        """Whether it refines as many cells as an image needs."""
+        return self.refines and is_elastic(self.model)
+
+    @property
     def decodes(self) -> bool:
         """Whether exits or cells are chosen by what coarse maps decode to."""
-        if not self.early_exit:
-            return False
-        policy, score = self.net.exit_policy, self.net.cell_score
-        return score.decodes or (policy is not None and policy.decodes)
+        return self.early_exit and self.net.exit_settings.decodes
 
     @property
     def divisor(self) -> int:
@@ -190,8 +199,9 @@ def _maps_of(net: nn.Module, cfg: Config) -> Maps:
     side = 2 * max(getattr(net, 'size_divisor', 32), 32)
     image = torch.empty(1, 3, side, side, device='meta')
     net = on_meta(net)
-    if isinstance(net, MambaScopeBackbone):  # nobody asks for its decision
-        net.eta, net.exit_policy = 1.0, None
+    if isinstance(net, MambaScopeBackbone):  # nobody asks for its decisions
+        net.eta, net.exit_policy, net.tau = 1.0, None, None
+        net.cell_score = Importance()
     _, maps = trace(net, lambda net: net(image))
     maps = maps if isinstance(maps, tuple | list) else (maps,)
     if all(torch.is_tensor(m) and m.ndim == 4 for m in maps):

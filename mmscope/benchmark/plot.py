@@ -22,8 +22,8 @@ def plot_fps(
 ) -> None:
     """Plot log10 FPS, and peak memory if measured, over the resolution.
 
-    One line for each model and eta (or forced share of exits), one column
-    for each scope.
+    One line for each model and eta (or forced share of exits or of cells),
+    one column for each scope.
 
     Args:
         records: Records of :func:`mmscope.benchmark.run.bench_fps`.

@@ -16,7 +16,8 @@ from .cases import FpsRecord, describe_exits
 
 COLUMNS = (
     *('model', 'params', 'exits', 'resolution', 'batch', 'dtype', 'scan'),
-    *('scope', 'exit rate', 'fps', 'IQR %', 'log10', 'p50 ms', 'p99 ms'),
+    *('scope', 'exit rate', 'mean share', 'fps', 'IQR %', 'log10'),
+    *('p50 ms', 'p99 ms'),
     *('× Vim', '× official', 'peak MiB', 'GFLOPs', 'bound', 'of bound'),
     'score',
 )
@@ -56,6 +57,7 @@ def _row(record: FpsRecord) -> tuple[str, ...]:
         case.backend,
         SCOPE_NAMES[case.scope],
         _figure(record.exit_rate, '.4f'),
+        _figure(record.mean_share, '.4f'),
         _figure(record.fps, '.2f'),
         f'{100 * time.spread / time.median:.0f}',
         _figure(record.log10_fps, '.3f'),

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from mmscope.utils.flops import ModelFlops, Size
 
-from .bound import compare
+from .bound import compare, count_cells, fine_tokens
 from .cases import FpsCase, FpsPlan, FpsRecord, describe_exits
 from .inputs import fit, make_batches
 from .jobs import (
     Batches,
-    exited_images,
+    counts_cells,
     flops_of,
     gflops_of,
+    refined_cells,
     timed,
     work_of,
 )
@@ -113,7 +114,7 @@ class _Group:
         jobs: What is timed.
         records: What is known of each case.
         twins: Cases that are the same work as another.
-        flops: Counted so far, by model and where exited images end.
+        flops: Counted so far, by model, share and where exited images end.
     """
 
     models: Sequence[BenchModel]
@@ -153,28 +154,28 @@ class _Group:
             *(self.images, bench, self.size, self.batch),
             *(self.plan.batches, self.plan.device),
         )
-        exits, seen = {}, {}
+        cells, seen = {}, {}
         for case in self.plan.cases(bench, self.size, self.batch):
-            how = (case.eta, case.forced)
+            how = (case.eta, case.forced, case.share)
             if bench.decodes:
                 how += (case.exit_resolution,)
-            if how not in exits:
-                exits[how] = exited_images(case, bench, batches)
-            work = work_of(case, exits[how])
+            if how not in cells:
+                cells[how] = refined_cells(case, bench, batches)
+            work = work_of(case, bench, cells[how])
             if work in seen:
                 self.twins[case] = seen[work]
                 params = bench.parameters(case.scope)
                 self.records[case] = FpsRecord(case, params)
-            elif bench.decodes or self._adds_something(case, exits[how]):
+            elif bench.decodes or self._adds_something(case, cells[how]):
                 seen[work] = case
-                self._add(case, bench, batches, exits[how])
+                self._add(case, bench, batches, cells[how])
             if case not in self.jobs:
                 for _ in range(self.plan.repeats + self.memory):
                     step()
 
-    def _adds_something(self, case: FpsCase, exited: Tensor | None) -> bool:
+    def _adds_something(self, case: FpsCase, cells: Tensor | None) -> bool:
         """Whether a case is not the same as one at the fine resolution."""
-        if case.exit_resolution != 'coarse' or exited.any():
+        if case.exit_resolution != 'coarse' or (cells == 0).any():
             return True
         return 'fine' not in self.plan.exit_resolutions
 
@@ -183,17 +184,31 @@ class _Group:
         case: FpsCase,
         bench: BenchModel,
         batches: Batches,
-        exited: Tensor | None,
+        cells: Tensor | None,
     ) -> None:
-        rate = None if exited is None else exited.float().mean().item()
+        rate = None if cells is None else (cells == 0).float().mean().item()
         record = FpsRecord(case, bench.parameters(case.scope), rate)
+        if counts_cells(case, bench):
+            record = replace(record, **self._refined(bench, cells))
         if case.scope == 'head' and bench.head is None:
             reason = f'{bench.name} has no decode_head'
             self.records[case] = replace(record, reason=reason)
             return
         self.jobs[case] = timed(case, bench, batches)
-        gflops = self._gflops(case, bench, rate)
+        gflops = self._gflops(case, bench, rate, cells)
         self.records[case] = replace(record, gflops=gflops)
+
+    def _refined(self, bench: BenchModel, cells: Tensor) -> dict[str, float]:
+        """How many cells the images got, as a record has it."""
+        num_cells = count_cells(bench.net, self.size)
+        tokens = [
+            fine_tokens(bench.net, self.size, number)
+            for number in cells[cells > 0].tolist()
+        ]
+        return dict(
+            mean_share=round(cells.float().mean().item() / num_cells, 6),
+            fine_tokens=sum(tokens) / max(len(tokens), 1),
+        )
 
     def _filled(
         self, case: FpsCase, timing: Timing | str, step: Callable[[], None]
@@ -227,12 +242,18 @@ class _Group:
                 graphs.clear()
 
     def _gflops(
-        self, case: FpsCase, bench: BenchModel, rate: float | None
+        self,
+        case: FpsCase,
+        bench: BenchModel,
+        rate: float | None,
+        cells: Tensor | None,
     ) -> float:
         key = (bench.name, case.scope == 'head', case.exit_resolution)
+        key += (case.share,)
         if key not in self.flops:
             self.flops[key] = flops_of(case, bench)
-        return gflops_of(self.flops[key], case.scope, rate)
+        got = cells.tolist() if counts_cells(case, bench) else None
+        return gflops_of(self.flops[key], case.scope, rate, got)
 
 
 def per_image(timing: Timing, images: int) -> Timing:

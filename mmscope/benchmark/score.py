@@ -14,6 +14,7 @@ from mmscope.models import exit_settings, has_exits
 from mmscope.utils.structures import unwrap
 
 from .cases import FpsRecord
+from .jobs import share_settings
 
 METRICS = ('mIoU', 'coco/segm_mAP', 'coco/bbox_mAP', 'accuracy/top1')
 
@@ -21,7 +22,7 @@ METRICS = ('mIoU', 'coco/segm_mAP', 'coco/bbox_mAP', 'accuracy/top1')
 def add_scores(
     records: Sequence[FpsRecord], name: str, cfg: Config, checkpoint: str
 ) -> list[FpsRecord]:
-    """Test a model at every eta and exit resolution of its records.
+    """Test a model at every eta, share and exit resolution of its records.
 
     Forced exits have no score: they do not ask the images.
 
@@ -44,17 +45,22 @@ def add_scores(
     model = unwrap(runner.model)
     scores = {}
     for case in (record.case for record in records):
-        how = case.eta, case.exit_resolution
+        how = case.eta, case.share, case.exit_resolution
         if case.model != name or case.forced is not None or how in scores:
             continue
         exits = nullcontext()
-        if has_exits(model):
-            eta, resolution = how
-            exits = exit_settings(model, eta=eta, resolution=resolution)
+        resolution = case.exit_resolution
+        if case.share is not None:
+            forced = share_settings(model.backbone, case.share)
+            exits = exit_settings(model, resolution=resolution, **forced)
+        elif has_exits(model):
+            exits = exit_settings(model, case.eta, resolution=resolution)
         with exits:
             scores[how] = _shown(runner.test())
     return [
-        replace(record, score=scores[case.eta, case.exit_resolution])
+        replace(
+            record, score=scores[case.eta, case.share, case.exit_resolution]
+        )
         if case.model == name and case.forced is None
         else record
         for record in records

@@ -1,15 +1,13 @@
 """Choosing eta: both answers collected, replayed, calibrated, reported."""
 
+from mmscope.models import is_elastic
+
 from .answering import device_name, measure_fps
 from .answers import ExitAnswers, ImageAnswers
 from .cache import AnswerCache
 from .calibration import BUDGETS, BudgetError, Calibration, calibrate_eta
 from .collect import collect_answers, count_gflops
-from .collect_elastic import (
-    collect_elastic,
-    count_share_gflops,
-    is_elastic,
-)
+from .collect_elastic import collect_elastic, count_share_gflops
 from .elastic import ElasticAnswers, ElasticImage, frontier, sweep_elastic
 from .elastic_calibration import ElasticCalibration, calibrate_elastic
 from .replay import (

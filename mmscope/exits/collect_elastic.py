@@ -62,12 +62,6 @@ def collect_elastic(
     return ElasticAnswers(images)
 
 
-def is_elastic(model: nn.Module) -> bool:
-    """Tell whether a model refines as many cells as an image needs."""
-    net = model.backbone
-    return len(net.shares) > 1 or net.tau is not None
-
-
 def count_share_gflops(model: nn.Module) -> ShareCost:
     """Count the GFLOPs of a coarse answer and of each share, by image size.
 

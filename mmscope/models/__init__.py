@@ -23,6 +23,7 @@ from .exit_control import (
     collect_passes,
     exit_settings,
     has_exits,
+    is_elastic,
     require_exits,
 )
 from .exit_head import MultiLabelExitHead, SingleLabelExitHead
@@ -70,6 +71,7 @@ __all__ = [
     'exit_settings',
     'has_exits',
     'image_key',
+    'is_elastic',
     'require_exits',
 ]
 

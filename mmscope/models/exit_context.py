@@ -38,6 +38,12 @@ class ExitSettings(NamedTuple):
     tau: float | None
     cell_score: nn.Module
 
+    @property
+    def decodes(self) -> bool:
+        """Whether they decode the coarse maps of every image to choose."""
+        by_policy = self.policy is not None and self.policy.decodes
+        return self.cell_score.decodes or by_policy
+
 
 @dataclass(frozen=True)
 class ExitContext:

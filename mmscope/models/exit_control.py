@@ -75,6 +75,18 @@ def backbone_of(model: nn.Module) -> nn.Module:
     return getattr(model, 'backbone', model)
 
 
+def is_elastic(model: nn.Module) -> bool:
+    """Tell whether a model refines as many cells as an image needs.
+
+    Args:
+        model: A model of any library, wrapped or not, or a backbone.
+    """
+    net = backbone_of(model)
+    if not isinstance(net, MambaScopeBackbone):
+        return False
+    return len(net.shares) > 1 or net.tau is not None
+
+
 @contextmanager
 def exit_settings(
     model: nn.Module,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -47,6 +47,9 @@ class ModelFlops:
         fine: Work of the fine pass alone, exit head included, with the
             largest share of cells.
         by_share: Work of a refined image by its share of cells.
+        by_cells: The same by its number of cells.
+        num_cells: Cells of an image, refined or not; 0 where a model has
+            none.
     """
 
     shape: Size
@@ -56,6 +59,8 @@ class ModelFlops:
     coarse: Counter = field(default_factory=Counter)
     fine: Counter = field(default_factory=Counter)
     by_share: dict[float, Counter] = field(default_factory=dict)
+    by_cells: dict[int, Counter] = field(default_factory=dict)
+    num_cells: int = 0
 
     def expected(self, exit_rate: float) -> Counter:
         """Mean by component if this share of images exits.
@@ -74,6 +79,29 @@ class ModelFlops:
                 for name in self.refined | self.exited
             }
         )
+
+    def mean(self, refined: Sequence[int]) -> Counter:
+        """Mean by component over images, by what each of them got.
+
+        Args:
+            refined: Number of cells that were refined in each image, 0 where
+                it exited.
+
+        Raises:
+            ValueError: no share of ``by_share`` is as many cells as that.
+        """
+        paths = self.by_cells | {0: self.exited}
+        mean = Counter()
+        for number, images in Counter(refined).items():
+            if number not in paths:
+                raise ValueError(
+                    f'images have {sorted(paths)} of {self.num_cells} cells '
+                    f'refined, by the shares {list(self.by_share)}, and one '
+                    f'has {number}: count with the alpha that it ran with'
+                )
+            for name, count in paths[number].items():
+                mean[name] += count * images / len(refined)
+        return mean
 
 
 def padded(size: Size, divisor: int) -> Size:
@@ -141,7 +169,7 @@ def _scope_flops(
     copied.exit_policy = copied.tau = None
     del copied.cell_score
     copied.cell_score = attrgetter('coarse.importance')
-    fines = {}
+    fines, cells = {}, {}
     for share in settings.shares:
         copied.alpha = share
         first, record = trace(copied, lambda net: net.coarse(image, eta=1.0))
@@ -156,14 +184,11 @@ def _scope_flops(
             num_coarse = record.importance.shape[1]
             num = 4 * record.refinement.most
             fine['patch'] = coarse['patch'] * num // num_coarse
-        fines[share] = fine
+        fines[share], cells[share] = fine, record.refinement.most
     tail = tail_exited = tail_flops(model, record.features, *regions)
     if settings.resolution == 'coarse' and tail:
         tail_exited = tail_flops(model, record.coarse_features, *regions)
-    decodes = settings.cell_score.decodes or (
-        settings.policy is not None and settings.policy.decodes
-    )
-    both = coarse + tail + (tail_exited if decodes else Counter())
+    both = coarse + tail + (tail_exited if settings.decodes else Counter())
     by_share = {share: both + fine for share, fine in fines.items()}
     return ModelFlops(
         tuple(image.shape[2:]),
@@ -173,6 +198,8 @@ def _scope_flops(
         coarse=coarse,
         fine=fines[settings.shares[-1]],
         by_share=by_share,
+        by_cells={cells[share]: by_share[share] for share in cells},
+        num_cells=record.importance.shape[1],
     )
 
 

@@ -16,10 +16,10 @@ from mmscope.benchmark.bound import compare, speed_bound
 from mmscope.benchmark.cases import FpsCase, FpsPlan, FpsRecord
 from mmscope.benchmark.inputs import fit, make_batches, read_images
 from mmscope.benchmark.jobs import (
-    exited_images,
     flops_of,
     gflops_of,
     make_job,
+    refined_cells,
 )
 from mmscope.benchmark.models import (
     BenchModel,
@@ -63,7 +63,8 @@ def case_of(bench: BenchModel, **options: object) -> FpsCase:
 
 
 def rate_of(case: FpsCase, bench: BenchModel, batches: list) -> float:
-    return exited_images(case, bench, batches).float().mean().item()
+    cells = refined_cells(case, bench, batches)
+    return (cells == 0).float().mean().item()
 
 
 def record(
@@ -422,7 +423,7 @@ def test_single_images_have_latencies(scoped) -> None:
 def test_a_share_of_single_images_can_be_forced(scoped) -> None:
     case = case_of(scoped, batch_size=1, forced=0.25)
     batches = make_batches(PICTURES, scoped, SIZE, 1, 4, 'cpu')
-    exited = exited_images(case, scoped, batches)
+    exited = refined_cells(case, scoped, batches) == 0
     assert exited.tolist() == [True, False, False, False]
     ran = traced_flops(make_job(case, scoped, batches)).total()
     reported = gflops_of(flops_of(case, scoped), 'head', 0.25)

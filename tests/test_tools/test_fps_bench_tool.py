@@ -122,17 +122,22 @@ def test_the_score_stands_beside_the_speed(
     out = tmp_path / 'test'
     run_tool('test.py', config, checkpoint, '--eta', 0, '--out', out)
     expected = json.loads((out / 'metrics.json').read_text())['mIoU']
+    half = ('--eta', 1, '--cfg-options', 'model.backbone.alpha=0.5')
+    run_tool('test.py', config, checkpoint, *half, '--out', out)
+    refined = json.loads((out / 'metrics.json').read_text())['mIoU']
     report = tmp_path / 'fps.json'
     run_bench(
         run_tool,
         *('--configs', config, '--checkpoint', checkpoint, '--evaluate'),
         *('--eta', 0, '--force-exit', 1, '--batch-size', 2),
+        *('--force-share', 0.5),
         *('--scopes', 'backbone', '--exit-resolution', 'coarse'),
         *('--num-batches', 1, '--out', report),
     )
-    eta, forced = json.loads(report.read_text())['records']
+    eta, forced, share = json.loads(report.read_text())['records']
     assert eta['score'] == f'mIoU {expected:.2f}'
     assert forced['score'] is None
+    assert share['score'] == f'mIoU {refined:.2f}'
     assert eta['score'] in capsys.readouterr().out
 
 
@@ -140,6 +145,10 @@ def test_the_score_stands_beside_the_speed(
     ('arguments', 'message'),
     [
         (('--eta', 1.5), r'--eta must be in \[0, 1\], got 1.5'),
+        (
+            ('--force-share', 1.5),
+            r'--force-share must be in \(0, 1\].* got 1.5',
+        ),
         (('--resolutions', 16), 'at least 32 pixels'),
         (('--resolutions', 'big'), "such as 512x768, got 'big'"),
         (('--images', '/no/where'), 'folder /no/where does not exist'),
