@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from mmscope.ops.backends import wanted_backend
 
@@ -125,15 +126,12 @@ class BlockGraphs:
         self._recorders.clear()
         self._layout = layout
 
-    def applies(self, x: Tensor) -> bool:
-        """Whether a graph could be recorded or replayed here."""
-        return (
-            x.is_cuda
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()
-            and not torch.cuda.is_current_stream_capturing()
-        )
+    def recordable(self, x: Tensor) -> bool:
+        """Whether the device of ``x`` has graphs, and none is being made."""
+        if not x.is_cuda:
+            return False
+        with torch.cuda.device(x.device):
+            return not torch.cuda.is_current_stream_capturing()
 
     def __call__(
         self,
@@ -153,8 +151,12 @@ class BlockGraphs:
 
         Returns:
             What ``run`` returns, in memory of its own.
+
+        Raises:
+            RuntimeError: it waits for the GPU, which no graph can.
         """
-        layout = _layout_of(layers) if self.applies(x) else None
+        usable = not _watched(x) and self.recordable(x)
+        layout = _layout_of(layers) if usable else None
         if layout is None or not x.numel():
             return run(x)
         with self._lock:
@@ -177,8 +179,7 @@ class BlockGraphs:
             self._seen[key] += 1
             if self._seen[key] <= EAGER_CALLS:
                 return run(x)
-            filled = x.new_zeros(rows, *x.shape[1:])
-            graph = self._graphs[key] = self.recorder(x)(run, filled)
+            graph = self._graphs[key] = self._recorded(run, x, rows)
             if len(self._graphs) > MAX_GRAPHS:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
@@ -190,10 +191,35 @@ class BlockGraphs:
                 copies[id(out)] = out[: len(x)].clone()
         return tuple(copies.get(id(out)) for out in graph.outputs)
 
+    def _recorded(self, run: Run, x: Tensor, rows: int) -> Recorded:
+        filled = x.new_zeros(rows, *x.shape[1:])
+        try:
+            return self.recorder(x)(run, filled)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise RuntimeError(
+                'the blocks cannot be captured as a CUDA graph: they may do '
+                'nothing that waits for the GPU; set cuda_graphs=False in '
+                f"the backbone's config ({error})"
+            ) from error
+
 
 def rounded_rows(number: int) -> int:
     """Images that a batch is filled up to."""
     return number if number <= ROWS else -(-number // ROWS) * ROWS
+
+
+def _watched(x: Tensor) -> bool:
+    """Whether something wants to see every operation, not its result alone."""
+    return (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        # tracers, counters of FLOPs; these have no public names
+        or is_in_torch_dispatch_mode()
+        or torch._C._functorch.is_functorch_wrapped_tensor(x)
+    )
 
 
 def _surroundings(x: Tensor) -> Iterator[Hashable]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrize
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmscope.models import (
     MambaScopeBackbone,
@@ -57,8 +58,8 @@ class Graphs(BlockGraphs):
 
     made = 0
 
-    def applies(self, x: Tensor) -> bool:
-        return super().applies(x) if ON_GPU else not torch.is_grad_enabled()
+    def recordable(self, x: Tensor) -> bool:
+        return super().recordable(x) if ON_GPU else True
 
     def recorder(self, x: Tensor) -> Callable:
         self.made += 1
@@ -345,15 +346,53 @@ def test_threads_do_not_mix_their_images():
     assert not wrong
 
 
-def test_nothing_is_recorded_where_torch_traces():
+def test_nothing_is_replayed_where_torch_traces():
     net, x = make(), images()
     replayed(net, x)
-    net.block_graphs = BlockGraphs()
+    made = net.block_graphs.made
     with torch.no_grad():
         program = torch.export.export(net, (x,), strict=False)
         assert_same(program.module()(x), eager(net, x))
         traced = torch.jit.trace(net, x, check_trace=False)
         assert_same(traced(x), eager(net, x))
+        graph = make_fx(net)(x)
+        y = torch.rand_like(x)
+        assert_same(graph(y), eager(net, y))
+    assert net.block_graphs.made == made
+
+
+def test_counters_of_work_see_the_blocks():
+    net, x = make(), images()
+    counts = []
+    for _ in range(4):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            net(x)
+        counts.append(counter.get_total_flops())
+        replayed(net, x, 1)
+    assert len(set(counts)) == 1
+    assert net.block_graphs.made == 1
+
+
+def test_vmap_maps_blocks():
+    net = make()
+    x = torch.rand(3, 2, 3, 64, 64, device=DEVICE)
+    replayed(net, x[0])
+    with torch.no_grad():
+        for _ in range(3):
+            out = torch.vmap(lambda one: net(one)[-1])(x)
+    for one, images_ in zip(out, x, strict=True):
+        torch.testing.assert_close(one, eager(net, images_)[-1])
+
+
+def test_what_cannot_be_captured_says_how_to_go_on(monkeypatch):
+    net, x = make(), images()
+
+    def fails(run, filled):
+        raise RuntimeError('operation not permitted when capturing')
+
+    monkeypatch.setattr(Graphs, 'recorder', lambda self, x: fails)
+    with pytest.raises(RuntimeError, match='cuda_graphs=False .*not permit'):
+        replayed(net, x)
 
 
 def test_the_rivals_may_have_them_too():
