@@ -42,6 +42,7 @@ from mmscope.exits.elastic import candidate_etas, candidate_taus
 from mmscope.exits.replay import Record
 from mmscope.exits.runs import build_exit_runner
 from mmscope.models import VisionMambaBackbone, exit_settings
+from mmscope.models.vim import VimEncoder
 from mmscope.utils.flops import model_flops
 from mmscope.visualization.figure import save_figure
 
@@ -70,7 +71,7 @@ def backbone_cost(model: nn.Module) -> ShareCost:
     def count(size: tuple[int, int]) -> tuple[float, ...]:
         if size not in known:
             vim = VisionMambaBackbone(
-                dict(embed_dims=net.embed_dims, num_layers=net.num_layers),
+                arch_of(net),
                 img_size=size,
                 out_indices=net.out_indices,
             )
@@ -83,6 +84,19 @@ def backbone_cost(model: nn.Module) -> ShareCost:
         return known[size]
 
     return count
+
+
+def arch_of(net: VimEncoder) -> dict[str, int]:
+    """The architecture of an encoder, as backbones take it."""
+    mixer = net.layers[0].mixer
+    inner, taps = mixer.conv_weight.shape[1:]
+    return dict(
+        embed_dims=net.embed_dims,
+        num_layers=net.num_layers,
+        d_state=mixer.d_state,
+        expand=inner // net.embed_dims,
+        d_conv=taps,
+    )
 
 
 def _of_backbone(parts: dict[str, float]) -> float:
@@ -130,7 +144,7 @@ def curves_of_run(folder: Path, method: str) -> dict[str, list[Record]]:
     Returns:
         'calibrated': for each of ``BUDGETS`` that can be met, the 'budget',
         and what the pair of thresholds that was chosen on calibration images
-        gives in validation; 'best': the pairs that no other pair beats in
+        gives in validation; 'best': for each of them the pair that is best in
         validation itself; 'fixed': the score with each share everywhere.
     """
     checkpoint = (folder / 'last_checkpoint').read_text().strip()
@@ -168,7 +182,23 @@ def curves_of_run(folder: Path, method: str) -> dict[str, list[Record]]:
         )
         for rung in range(len(tried.shares) + 1)
     ]
-    return dict(calibrated=calibrated, best=frontier(pairs), fixed=fixed)
+    return dict(
+        calibrated=calibrated, best=best_of(frontier(pairs)), fixed=fixed
+    )
+
+
+def best_of(records: Sequence[Record]) -> list[Record]:
+    """The record with the best score for each budget that can be met."""
+    found = []
+    for budget in BUDGETS:
+        met = [r for r in records if r['gflops'] <= budget + 1e-9]
+        if met:
+            found.append(dict(max(met, key=score_of), budget=budget))
+    return found
+
+
+def score_of(record: Record) -> float:
+    return record['score']
 
 
 def at_budget(records: Sequence[Record], budget: float) -> float:

@@ -1,0 +1,51 @@
+"""benchmarks.evidence: costs, budgets and tables, without trainings."""
+
+import pytest
+from rich.console import Console
+
+from benchmarks import evidence
+from mmscope.models import exit_settings
+
+SIZE = (128, 192)
+PAIRS = [
+    dict(gflops=0.3, score=60.0),
+    dict(gflops=0.6, score=70.0),
+    dict(gflops=0.87, score=69.0),
+]
+
+
+def test_cost_is_in_passes_of_the_plain_vim(segmentor):
+    with exit_settings(segmentor, alpha=(0.5, 1.0)):
+        coarse, half, whole = evidence.backbone_cost(segmentor)(SIZE)
+    # a quarter of the tokens, and a class token in either
+    assert coarse == pytest.approx(0.25, abs=0.03)
+    assert coarse + 0.5 < half < whole
+    assert whole == pytest.approx(1.25, abs=0.15)
+
+
+def test_the_best_pair_of_each_budget():
+    best = {r['budget']: r['score'] for r in evidence.best_of(PAIRS)}
+    assert set(best) == set(evidence.BUDGETS)
+    assert (best[0.3], best[0.5], best[0.6], best[1.1]) == (60, 60, 70, 70)
+    assert evidence.best_of(PAIRS[1:])[0]['budget'] == 0.6
+
+
+def test_a_table_has_means_and_spreads_where_all_runs_met_the_budget():
+    runs = [
+        dict(seed=seed, best=[dict(r, score=r['score'] + 2 * seed) for r in p])
+        for seed, p in enumerate((PAIRS, PAIRS[1:]))
+    ]
+    console = Console(width=250, record=True)
+    console.print(evidence.table({'paper': runs}, 'best'))
+    (row,) = [x for x in console.export_text().split('\n') if 'paper' in x]
+    cells = [cell.strip() for cell in row.strip('│').split('│')]
+    by_budget = dict(zip(evidence.BUDGETS, cells[2:], strict=True))
+    assert cells[:2] == ['paper', '2']
+    assert by_budget[0.3] == by_budget[0.5] == '-'
+    assert by_budget[0.6] == by_budget[1.1] == '71.0 ± 1.4'
+
+
+def test_runs_are_found_by_their_names():
+    found = evidence.RUN.fullmatch('elastic_drop_s12')
+    assert (found['method'], found['seed']) == ('elastic_drop', '12')
+    assert evidence.RUN.fullmatch('elastic_drop') is None
