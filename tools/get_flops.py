@@ -11,7 +11,7 @@ from rich.table import Table
 from mmscope.benchmark.build import build_model, default_shape
 from mmscope.engine.launch import build_runner, load_config
 from mmscope.engine.options import set_eta
-from mmscope.models import has_exits
+from mmscope.models import has_exits, is_elastic
 from mmscope.utils.flops import (
     COMPONENTS,
     CONVENTIONS,
@@ -72,7 +72,18 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_table(columns: dict[str, dict]) -> Table:
+def make_table(columns: dict[str, dict], flat: bool = False) -> Table:
+    """Lay out components by path; ``flat`` gives each path a row."""
+    if flat:
+        names = [
+            n for n in COMPONENTS if any(c.get(n) for c in columns.values())
+        ]
+        table = Table('', *names, 'total')
+        for path, column in columns.items():
+            counts = [*(column.get(name, 0) for name in names)]
+            counts.append(sum(column.values()))
+            table.add_row(path, *(f'{n / 1e9:.3f}' for n in counts))
+        return table
     table = Table('', *columns)
     for name in COMPONENTS:
         if any(column.get(name) for column in columns.values()):
@@ -103,7 +114,16 @@ def main() -> None:
     try:
         flops = model_flops(model, shape, args.convention, **regions)
         columns = {'all': flops.refined}
-        if flops.coarse:
+        elastic = is_elastic(model)
+        if elastic:
+            columns = {
+                'coarse pass': flops.coarse,
+                'exits, in all': flops.exited,
+            } | {
+                f'share {share:g}, in all': count
+                for share, count in flops.by_share.items()
+            }
+        elif flops.coarse:
             columns = {
                 'coarse pass': flops.coarse,
                 'fine pass': flops.fine,
@@ -125,6 +145,8 @@ def main() -> None:
         report |= dict(
             images=mean.images, exit_rate=mean.exit_rate, shapes=mean.shapes
         )
+        if elastic:
+            report['mean_share'] = mean.mean_share
     params = parameter_count(model)['']
     print(
         f'{args.config}: {params / 1e6:.2f}M parameters\n'
@@ -133,9 +155,15 @@ def main() -> None:
     )
     if getattr(model, 'roi_head', None) is not None:
         print(f'{args.proposals} proposals, {args.masks} masks')
-    Console(markup=False).print(make_table(columns))
+    console = Console(markup=False)
+    if elastic:  # no figure is cut off where the terminal is narrow
+        console.width = max(console.width, 110)
+    console.print(make_table(columns, flat=elastic))
     if args.checkpoint:
-        print(f'{mean.images} test images, exit rate {mean.exit_rate:.4f}')
+        line = f'{mean.images} test images, exit rate {mean.exit_rate:.4f}'
+        if elastic:
+            line += f', mean share of cells {mean.mean_share:.4f}'
+        print(line)
     if args.out:
         report |= dict(parameters=params, flops=columns)
         mmengine.dump(report, args.out, indent=2)

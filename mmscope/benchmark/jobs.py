@@ -158,9 +158,9 @@ def _with_decode(flops: ModelFlops, whole: ModelFlops) -> ModelFlops:
     return replace(
         flops,
         exited=flops.exited + decode,
-        by_cells={
-            number: count - again + decode
-            for number, count in flops.by_cells.items()
+        by_share={
+            share: count - again + decode
+            for share, count in flops.by_share.items()
         },
     )
 
@@ -169,7 +169,7 @@ def gflops_of(
     flops: ModelFlops,
     scope: str,
     rate: float | None,
-    cells: Sequence[int] | None = None,
+    shares: Sequence[float] | None = None,
 ) -> float:
     """G multiply-adds of an image, as far as the scope reaches.
 
@@ -178,12 +178,12 @@ def gflops_of(
         scope: One of ``SCOPES``.
         rate: Share of images that exit; the others get the largest share of
             cells.
-        cells: Number of cells that each image gets, instead.
+        shares: Share of the cells that each image gets, instead.
     """
-    if cells is None:
+    if shares is None:
         count = flops.expected(rate or 0.0)
     else:
-        count = flops.mean(cells)
+        count = flops.mean(shares)
     if scope == 'backbone':
         del count['neck']
     return count.total() / 1e9

@@ -252,7 +252,9 @@ class _Group:
         key += (case.share,)
         if key not in self.flops:
             self.flops[key] = flops_of(case, bench)
-        got = cells.tolist() if counts_cells(case, bench) else None
+        got = None
+        if counts_cells(case, bench):
+            got = (cells / count_cells(bench.net, self.size)).tolist()
         return gflops_of(self.flops[key], case.scope, rate, got)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -47,9 +47,6 @@ class ModelFlops:
         fine: Work of the fine pass alone, exit head included, with the
             largest share of cells.
         by_share: Work of a refined image by its share of cells.
-        by_cells: The same by its number of cells.
-        num_cells: Cells of an image, refined or not; 0 where a model has
-            none.
     """
 
     shape: Size
@@ -59,8 +56,6 @@ class ModelFlops:
     coarse: Counter = field(default_factory=Counter)
     fine: Counter = field(default_factory=Counter)
     by_share: dict[float, Counter] = field(default_factory=dict)
-    by_cells: dict[int, Counter] = field(default_factory=dict)
-    num_cells: int = 0
 
     def expected(self, exit_rate: float) -> Counter:
         """Mean by component if this share of images exits.
@@ -80,27 +75,32 @@ class ModelFlops:
             }
         )
 
-    def mean(self, refined: Sequence[int]) -> Counter:
+    def mean(self, shares: Sequence[float]) -> Counter:
         """Mean by component over images, by what each of them got.
 
         Args:
-            refined: Number of cells that were refined in each image, 0 where
-                it exited.
+            shares: Share of the cells that was refined in each image, of
+                ``by_share`` but rounded up to whole cells; 0 where it exited.
 
         Raises:
-            ValueError: no share of ``by_share`` is as many cells as that.
+            ValueError: an image got less than the smallest share.
         """
-        paths = self.by_cells | {0: self.exited}
+        paths = self.by_share or {1.0: self.refined}
         mean = Counter()
-        for number, images in Counter(refined).items():
-            if number not in paths:
-                raise ValueError(
-                    f'images have {sorted(paths)} of {self.num_cells} cells '
-                    f'refined, by the shares {list(self.by_share)}, and one '
-                    f'has {number}: count with the alpha that it ran with'
-                )
-            for name, count in paths[number].items():
-                mean[name] += count * images / len(refined)
+        for share, images in Counter(shares).items():
+            path = self.exited
+            if share > 0:
+                # predictions carry six digits
+                below = [one for one in paths if one <= share + 2e-6]
+                if not below:
+                    raise ValueError(
+                        f'an image has {share:g} of its cells refined, and '
+                        f'the shares that were counted are {list(paths)}: '
+                        'count with the alpha that it ran with'
+                    )
+                path = paths[max(below)]
+            for name, count in path.items():
+                mean[name] += count * images / len(shares)
         return mean
 
 
@@ -169,7 +169,7 @@ def _scope_flops(
     copied.exit_policy = copied.tau = None
     del copied.cell_score
     copied.cell_score = attrgetter('coarse.importance')
-    fines, cells = {}, {}
+    fines = {}
     for share in settings.shares:
         copied.alpha = share
         first, record = trace(copied, lambda net: net.coarse(image, eta=1.0))
@@ -184,7 +184,7 @@ def _scope_flops(
             num_coarse = record.importance.shape[1]
             num = 4 * record.refinement.most
             fine['patch'] = coarse['patch'] * num // num_coarse
-        fines[share], cells[share] = fine, record.refinement.most
+        fines[share] = fine
     tail = tail_exited = tail_flops(model, record.features, *regions)
     if settings.resolution == 'coarse' and tail:
         tail_exited = tail_flops(model, record.coarse_features, *regions)
@@ -198,8 +198,6 @@ def _scope_flops(
         coarse=coarse,
         fine=fines[settings.shares[-1]],
         by_share=by_share,
-        by_cells={cells[share]: by_share[share] for share in cells},
-        num_cells=record.importance.shape[1],
     )
 
 
@@ -210,12 +208,15 @@ class DatasetFlops:
     Attributes:
         mean: By component.
         exit_rate: Share of images that exited.
+        mean_share: Mean of the shares of cells that were refined, 0 where an
+            image exited; None where predictions do not say it.
         images: How many there were.
         shapes: Padded sizes, and how many images had each.
     """
 
     mean: Counter
     exit_rate: float
+    mean_share: float | None
     images: int
     shapes: dict[str, int]
 
@@ -246,23 +247,28 @@ def dataset_flops(
             "'slide', where each window is an image of its own"
         )
     model.eval()
-    exits, sizes = Counter(), Counter()
+    exits, told, shares = 0, True, defaultdict(list)
     for batch in loader:
         for sample in model.test_step(batch):
             info = sample.metainfo
             shape = tuple(info.get('pad_shape', info['img_shape'])[:2])
             shape = padded(shape, getattr(model.backbone, 'size_divisor', 1))
-            sizes[shape] += 1
-            exits[shape] += int(getattr(sample, 'exited', False))
-    images = sizes.total()
+            exited = bool(getattr(sample, 'exited', False))
+            exits += exited
+            told &= hasattr(sample, 'refined_share')
+            # who does not say it got the largest share
+            share = getattr(sample, 'refined_share', 1.0 - exited)
+            shares[shape].append(share)
+    images = sum(map(len, shares.values()))
     if not images:
         raise ValueError('the dataset is empty; check its folders')
     mean = Counter()
-    for shape, number in sizes.items():
+    for shape, each in shares.items():
         flops = model_flops(
             model, shape, convention, proposals=proposals, masks=masks
         )
-        for name, count in flops.expected(exits[shape] / number).items():
-            mean[name] += count * number / images
-    shapes = {f'{h} x {w}': n for (h, w), n in sizes.items()}
-    return DatasetFlops(mean, exits.total() / images, images, shapes)
+        for name, count in flops.mean(each).items():
+            mean[name] += count * len(each) / images
+    share = sum(map(sum, shares.values())) / images if told else None
+    shapes = {f'{h} x {w}': len(each) for (h, w), each in shares.items()}
+    return DatasetFlops(mean, exits / images, share, images, shapes)

@@ -118,7 +118,7 @@ def test_a_forced_share_does_the_work_that_is_reported(
         assert cells.tolist() == [ceil(share * CELLS)] * 4
         ran = traced_flops(make_job(case, bench, batches))
         flops = flops_of(case, bench)
-        reported = gflops_of(flops, scope, 0.0, cells.tolist())
+        reported = gflops_of(flops, scope, 0.0, (cells / CELLS).tolist())
         assert ran.total() / 4e9 == pytest.approx(reported, rel=1e-9)
 
 
@@ -152,10 +152,11 @@ def test_an_elastic_model_is_counted_by_what_each_image_got(
     batches = batches_of(bench)
     for scope, resolution in product(SCOPES, ('coarse', 'fine')):
         case = case_of(scope, exit_resolution=resolution, **exits)
-        cells = refined_cells(case, bench, batches).tolist()
-        assert cells == expected
+        cells = refined_cells(case, bench, batches)
+        assert cells.tolist() == expected
         ran = traced_flops(make_job(case, bench, batches))
-        reported = gflops_of(flops_of(case, bench), scope, None, cells)
+        got = (cells / CELLS).tolist()
+        reported = gflops_of(flops_of(case, bench), scope, None, got)
         assert ran.total() / 4e9 == pytest.approx(reported, rel=1e-9)
 
 

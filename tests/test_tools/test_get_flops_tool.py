@@ -1,6 +1,7 @@
 """tools/get_flops.py."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from mmengine.config import Config
 
 from mmscope.benchmark.build import build_model
+from mmscope.utils.flops import model_flops
 
 
 def test_counts_are_printed_and_written(
@@ -41,6 +43,68 @@ def test_mean_over_the_test_images(
     torch.save(dict(state_dict=state), checkpoint)
     run_tool('get_flops.py', config, '--checkpoint', checkpoint, '--eta', 0.9)
     assert '3 test images, exit rate 1.0000' in capsys.readouterr().out
+
+
+LADDER = """
+model['backbone'].update(alpha=(0.2, 0.5, 1.0), tau={tau},
+                         cell_score=dict(type='mmscope.CellContrast'))
+"""
+
+
+def test_an_elastic_model_has_a_row_for_each_share(
+    run_tool, tiny_config, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / 'flops.json'
+    run_tool(
+        'get_flops.py',
+        *(tiny_config(LADDER.format(tau=0.01)), '--shape', 64, 96),
+        *('--out', out),
+    )
+    rows = {
+        cells[0].strip(): float(cells[-1])
+        for line in capsys.readouterr().out.splitlines()
+        if len(cells := line.strip('│').split('│')) > 2 and '.' in cells[-1]
+    }
+    shares = (0.2, 0.5, 1)
+    names = [f'share {share}, in all' for share in shares]
+    assert list(rows) == ['coarse pass', 'exits, in all', *names]
+    written = json.loads(out.read_text())['flops']
+    for share, name in zip(shares, names, strict=True):
+        one = f"model['backbone']['alpha'] = {share}\n"
+        model = build_model(Config.fromfile(tiny_config(one)))
+        expected = model_flops(model, (64, 96)).refined
+        assert Counter(written[name]) == expected
+        assert rows[name] == pytest.approx(expected.total() / 1e9, abs=6e-4)
+
+
+def test_an_elastic_mean_goes_by_the_share_of_each_image(
+    run_tool, tiny_config, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # for its log
+    config = tiny_config(LADDER.format(tau=0.01))
+    checkpoint = tmp_path / 'weights.pth'
+    state = build_model(Config.fromfile(config)).state_dict()
+    torch.save(dict(state_dict=state), checkpoint)
+    test = (config, checkpoint, '--out', tmp_path / 'test', '--eta', 1)
+    run_tool('test.py', *test)
+    exits = json.loads((tmp_path / 'test' / 'exits.json').read_text())
+    shares = [one['share'] for one in exits]
+    assert len(set(shares)) > 1
+    out = tmp_path / 'flops.json'
+    run_tool(
+        *('get_flops.py', config, '--checkpoint', checkpoint),
+        *('--eta', 1, '--out', out),
+    )
+    written = json.loads(out.read_text())
+    mean = sum(shares) / len(shares)
+    assert written['mean_share'] == pytest.approx(mean, abs=1e-6)
+    assert f'mean share of cells {mean:.4f}' in capsys.readouterr().out
+    [shape] = written['shapes']
+    flops = model_flops(
+        build_model(Config.fromfile(config)), tuple(map(int, shape.split('x')))
+    )
+    found = sum(written['flops']['mean of the test images'].values())
+    assert found == pytest.approx(flops.mean(shares).total())
 
 
 @pytest.mark.parametrize(

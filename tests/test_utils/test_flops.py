@@ -340,8 +340,54 @@ def test_mean_over_a_dataset(make_net) -> None:
     assert mean.mean.total() == pytest.approx(expected.total() / 3)
     assert mean.exit_rate == pytest.approx(2 / 3)
     assert mean.shapes == {'64 x 96': 2, '64 x 160': 1}
+    assert mean.mean_share is None
     with pytest.raises(ValueError, match='the dataset is empty'):
         dataset_flops(Model(), [])
+
+
+def test_mean_over_a_dataset_goes_by_the_share_of_each_image(
+    make_net,
+) -> None:
+    """Of 6 cells a share of 0.2 is two, of 10 cells too."""
+    net = make_net(alpha=(0.2, 0.5, 1.0), tau=0.5)
+
+    class Model(torch.nn.Module):
+        backbone = net
+
+        def test_step(self, batch: list) -> list:
+            return batch
+
+    class Sample:
+        def __init__(self, share: float, shape: tuple) -> None:
+            self.exited, self.refined_share = share == 0, share
+            self.metainfo = dict(img_shape=shape)
+
+    small, wide = (64, 96), (64, 160)
+    batches = [
+        [Sample(0.333333, small), Sample(0.0, small)],
+        [Sample(0.5, small), Sample(0.2, wide), Sample(1.0, wide)],
+    ]
+    found = dataset_flops(Model(), batches)
+    expected = Counter()
+    for size, shares in ((small, (0.2, 0.5)), (wide, (0.2, 1.0))):
+        for share in shares:
+            net.alpha = share
+            expected += model_flops(net, size).refined
+    expected += model_flops(net, small).exited
+    assert found.mean.total() == pytest.approx(expected.total() / 5)
+    assert found.mean['scan'] == pytest.approx(expected['scan'] / 5)
+    assert found.exit_rate == 0.2
+    assert found.mean_share == pytest.approx(2.033333 / 5)
+
+
+def test_less_than_the_smallest_share_is_refused(make_net) -> None:
+    flops = model_flops(make_net(alpha=(0.5, 1.0)), (64, 96))
+    assert flops.mean([0.0, 0.5]).total() == pytest.approx(
+        (flops.exited.total() + flops.by_share[0.5].total()) / 2
+    )
+    message = r'has 0.2 of its cells refined.* \[0.5, 1.0\]: count with the'
+    with pytest.raises(ValueError, match=message):
+        flops.mean([0.2])
 
 
 def test_a_backend_that_was_asked_for_by_name_is_no_obstacle(
