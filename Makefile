@@ -150,12 +150,12 @@ demo: $(DONE)/mmscope $(DEMO_DIR)/.trained
 	$(STEP) 'Demo 3/5: evaluation; pictures into $(DEMO_DIR)/pictures (1 minute)'
 	$(BIN)/python tools/test.py $(DEMO) "$(LAST)" \
 	    --work-dir $(DEMO_DIR) --show-dir $(DEMO_DIR)/pictures
-	$(STEP) 'Demo 4/5: what each eta gives, into $(DEMO_DIR)/sweep (1 minute)'
+	$(STEP) 'Demo 4/5: what eta and tau give, into $(DEMO_DIR)/sweep (2 minutes)'
 	$(BIN)/python tools/eta_sweep.py $(DEMO) "$(LAST)" \
 	    --out-dir $(DEMO_DIR)/sweep --policies mean_positive
-	$(STEP) 'Demo 5/5: the eta at which half of the images exit (1 minute)'
+	$(STEP) 'Demo 5/5: the eta and tau that lose a point of mIoU (2 minutes)'
 	$(BIN)/python tools/calibrate_eta.py $(DEMO) "$(LAST)" \
-	    --out-dir $(DEMO_DIR)/calibration --exit-rate 0.5
+	    --out-dir $(DEMO_DIR)/calibration --max-drop 1
 	@echo
 	@echo 'Done: see $(DEMO_DIR)/pictures, sweep and calibration.'
 	@echo 'Data and training are kept; make clean starts afresh.'

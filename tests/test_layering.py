@@ -210,6 +210,10 @@ PRIVATE = {
     '_DEFAULT_SUPPORTED_FLOP_OPS': 'mmengine counts other operators by none',
     '_forward_hooks': 'torch says by no other name that a layer has hooks',
     '_forward_pre_hooks': 'likewise; old weight_norm and pruning are hooks',
+    '_has_any_global_hook': 'likewise of hooks of all modules',
+    '_parameters': 'asked for at every pass, and parameters() is a generator',
+    '_buffers': 'likewise',
+    '_functorch': 'torch says by no other name that a tensor is vmapped',
     '_reconstruct': "numpy's pickles name it, and are read by a list of names",
 }
 NAMEDTUPLE = {'_replace', '_asdict', '_make', '_fields'}
