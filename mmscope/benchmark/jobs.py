@@ -146,7 +146,8 @@ def flops_of(case: FpsCase, bench: BenchModel) -> ModelFlops:
         if case.scope == 'head':
             return model_flops(bench.model, case.size)
         flops = model_flops(part, case.size)
-        if not (counts_cells(case, bench) and bench.net.exit_settings.decodes):
+        scoped = isinstance(bench.net, MambaScopeBackbone)
+        if not (scoped and bench.net.exit_settings.decodes):
             return flops
         return _with_decode(flops, model_flops(bench.model, case.size))
 
@@ -158,6 +159,7 @@ def _with_decode(flops: ModelFlops, whole: ModelFlops) -> ModelFlops:
     return replace(
         flops,
         exited=flops.exited + decode,
+        refined=flops.refined - again + decode,
         by_share={
             share: count - again + decode
             for share, count in flops.by_share.items()

@@ -122,6 +122,23 @@ def test_a_forced_share_does_the_work_that_is_reported(
         assert ran.total() / 4e9 == pytest.approx(reported, rel=1e-9)
 
 
+@needs_operators
+@pytest.mark.parametrize('scope', SCOPES)
+def test_the_decode_of_a_policy_counts_wherever_a_scope_ends(
+    build, scope
+) -> None:
+    """The paper's cells, and exits by the pixels of the coarse answer."""
+    bench = build(alpha=0.8, exit_policy=dict(type='mmscope.PixelConfidence'))
+    batches = batches_of(bench, 2, 2)
+    for eta in (1.0, None):
+        case = case_of(scope, eta=eta, forced=None if eta else 0.5)
+        ran = traced_flops(make_job(case, bench, batches))
+        rate = (refined_cells(case, bench, batches) == 0).float().mean()
+        assert rate.item() == (0 if eta else 0.5)
+        reported = gflops_of(flops_of(case, bench), scope, rate.item())
+        assert ran.total() / 4e9 == pytest.approx(reported, rel=1e-9)
+
+
 @pytest.mark.parametrize('options', [dict(), ELASTIC])
 def test_a_forced_share_costs_what_a_model_of_that_alpha_does(
     tiny_config, build, options
