@@ -145,7 +145,9 @@ def curves_of_run(folder: Path, method: str) -> dict[str, list[Record]]:
         'calibrated': for each of ``BUDGETS`` that can be met, the 'budget',
         and what the pair of thresholds that was chosen on calibration images
         gives in validation; 'best': for each of them the pair that is best in
-        validation itself; 'fixed': the score with each share everywhere.
+        validation itself; 'exits': likewise of thresholds eta alone, with all
+        cells refined that may be; 'fixed': the score with each share
+        everywhere.
     """
     checkpoint = (folder / 'last_checkpoint').read_text().strip()
     (config,) = folder.glob('*.py')
@@ -172,9 +174,9 @@ def curves_of_run(folder: Path, method: str) -> dict[str, list[Record]]:
         calibrated.append(
             dict(budget=budget, eta=found.eta, tau=found.tau, **record)
         )
-    pairs = sweep_elastic(
-        tried, metric, candidate_etas(tried), candidate_taus(tried)
-    )
+    etas = candidate_etas(tried)
+    pairs = sweep_elastic(tried, metric, etas, candidate_taus(tried))
+    exits = sweep_elastic(tried, metric, etas, [None])
     fixed = [
         dict(
             share=([0, *tried.shares])[rung],
@@ -183,7 +185,10 @@ def curves_of_run(folder: Path, method: str) -> dict[str, list[Record]]:
         for rung in range(len(tried.shares) + 1)
     ]
     return dict(
-        calibrated=calibrated, best=best_of(frontier(pairs)), fixed=fixed
+        calibrated=calibrated,
+        best=best_of(frontier(pairs)),
+        exits=best_of(frontier(exits)),
+        fixed=fixed,
     )
 
 
@@ -265,7 +270,7 @@ def vim_result(folder: Path) -> dict[str, list[Record]]:
         )
     ]
     point = dict(gflops=works[0] / works[1], score=last['mIoU'])
-    return dict(calibrated=[point], best=[point], fixed=[point])
+    return dict.fromkeys(('calibrated', 'best', 'exits', 'fixed'), [point])
 
 
 def main() -> None:
@@ -291,7 +296,7 @@ def main() -> None:
             )
         mmengine.dump(results, args.out, indent=1)
     console = Console(width=200, markup=False)
-    for kind in ('calibrated', 'best'):
+    for kind in ('calibrated', 'best', 'exits'):
         console.print(kind)
         console.print(table(results, kind))
     plot(results, args.out.with_suffix('.png'))

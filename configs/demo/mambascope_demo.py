@@ -58,7 +58,7 @@ model = dict(
     ),
     auxiliary_head=None,
     coarse_decode_weight=0.4,
-    exit_weight=2.0,
+    exit_weight=0.2,
 )
 load_image = dict(type='LoadImageFromFile')
 load_mask = dict(type='mmscope.LoadMask')
