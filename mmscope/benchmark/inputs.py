@@ -16,11 +16,10 @@ from torch import Tensor
 from mmscope.datasets import write_sample_data
 from mmscope.datasets.images import find_images
 from mmscope.functional import content_mask, valid_cells
-from mmscope.utils.flops import Size, padded
+from mmscope.utils.flops import MIN_SIDE, Size, padded
 
 from .models import BenchModel
 
-MIN_SIDE = 32
 SAMPLE_SIDE = 512
 MAX_SAMPLES = 16  # each takes half a second to draw
 

@@ -11,6 +11,8 @@ from mmscope.functional import num_selected, should_exit
 
 from .replay import Record
 
+NUM_ETAS, NUM_TAUS = 24, 40  # thresholds that are tried of each
+
 
 @dataclass(frozen=True)
 class ElasticImage:
@@ -176,38 +178,35 @@ def sweep_elastic(
     return records
 
 
-def candidate_etas(answers: ElasticAnswers, count: int = 24) -> list[float]:
+def candidate_etas(answers: ElasticAnswers) -> list[float]:
     """Thresholds that split the confidences evenly, both ends among them."""
     confidence = answers.confidence
     inner = np.quantile(
-        confidence[np.isfinite(confidence)], np.linspace(0.02, 0.98, count)
+        confidence[np.isfinite(confidence)], np.linspace(0.02, 0.98, NUM_ETAS)
     )
     inside = sorted({float(eta) for eta in inner if 0 < eta < 1})
     return [0.0, *inside, 1.0]
 
 
-def candidate_taus(
-    answers: ElasticAnswers, count: int = 40
-) -> list[float | None]:
+def candidate_taus(answers: ElasticAnswers) -> list[float | None]:
     """Thresholds that split the cells' scores evenly, and none."""
     scores = np.concatenate([one.cell_scores for one in answers.images])
     scores = scores[np.isfinite(scores)]
-    inner = np.quantile(scores, np.linspace(0.02, 0.98, count))
+    inner = np.quantile(scores, np.linspace(0.02, 0.98, NUM_TAUS))
     return [None, *sorted({float(tau) for tau in inner})]
 
 
-def frontier(records: Sequence[Record], cost: str = 'gflops') -> list[Record]:
+def frontier(records: Sequence[Record]) -> list[Record]:
     """The records that no other beats in both score and cost.
 
     Args:
-        records: Records with 'score' and the cost.
-        cost: Key of the cost, of which less is better.
+        records: Records with 'score' and 'gflops'.
 
     Returns:
         Some of the records, by ascending cost.
     """
     best, kept = -np.inf, []
-    for record in sorted(records, key=lambda r: (r[cost], -r['score'])):
+    for record in sorted(records, key=lambda r: (r['gflops'], -r['score'])):
         if record['score'] > best:
             best = record['score']
             kept.append(record)
