@@ -242,7 +242,9 @@ def score_class(config: dict | None) -> type[CellScore]:
     Raises:
         ValueError: it is the config of something else.
     """
-    kind = Importance if config is None else config.get('type')
+    kind = Importance if config is None else None
+    if isinstance(config, dict):
+        kind = config.get('type')
     if isinstance(kind, str):
         kind = MODELS.get(kind)
     if not (isinstance(kind, type) and issubclass(kind, CellScore)):
@@ -252,8 +254,8 @@ def score_class(config: dict | None) -> type[CellScore]:
             if isinstance(known, type) and issubclass(known, CellScore)
         )
         raise ValueError(
-            f'cell_score must be the config of a CellScore, of type {names}, '
-            f'got {config}'
+            f'cell_score must be the config of a CellScore, dict(type=...) '
+            f'with one of {names}, got {config!r}'
         )
     return kind
 

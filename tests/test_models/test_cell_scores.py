@@ -323,3 +323,29 @@ def test_settings_change_the_score_for_a_block(make_net) -> None:
 def test_bad_scores(make_net, config, message) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         make_net(cell_score=config)
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        'mmscope.Importance',
+        score('Nope'),
+        score('MeanPositive'),
+        dict(largest_first=True),
+        score('PixelConfidence'),
+    ],
+)
+def test_what_is_no_score_is_refused_with_the_choices(config) -> None:
+    with pytest.raises(
+        ValueError, match='dict.type=.*CoarseUncertainty.*got'
+    ) as caught:
+        MODELS.build(dict(SCOPED, cell_score=config))
+    assert repr(config) in str(caught.value)
+
+
+SCOPED = dict(
+    type='mmscope.MambaScopeBackbone',
+    arch=dict(embed_dims=32, num_layers=2, d_state=4),
+    img_size=64,
+    out_indices=(1,),
+)
