@@ -20,6 +20,12 @@ from mmscope.registry import MODELS
 
 PLAIN = ('Importance', 'CellContrast', 'Random', 'LearnedCells')
 PIXELS = ('CoarseUncertainty', 'Oracle')
+SCOPED = dict(
+    type='mmscope.MambaScopeBackbone',
+    arch=dict(embed_dims=32, num_layers=2, d_state=4),
+    img_size=64,
+    out_indices=(1,),
+)
 
 
 def score(name: str, **options: object) -> dict:
@@ -341,11 +347,3 @@ def test_what_is_no_score_is_refused_with_the_choices(config) -> None:
     ) as caught:
         MODELS.build(dict(SCOPED, cell_score=config))
     assert repr(config) in str(caught.value)
-
-
-SCOPED = dict(
-    type='mmscope.MambaScopeBackbone',
-    arch=dict(embed_dims=32, num_layers=2, d_state=4),
-    img_size=64,
-    out_indices=(1,),
-)
