@@ -1,4 +1,4 @@
-"""Backbones, necks, heads, segmentors and detectors."""
+"""Backbones, necks, heads, segmentors, detectors and classifiers."""
 
 from importlib import import_module
 
@@ -80,6 +80,7 @@ _OPTIONAL = {
     '.data_preprocessor': ('ScopeSegDataPreprocessor',),
     '.segmentor': ('MambaScopeSegmentor',),
     '.vision_transformer': ('FusedVisionTransformer',),
+    '.classifier': ('MambaScopeClassifier',),
     '.detector': ('DetectorExits', 'MambaScopeCascadeRCNN'),
 }
 _MISSING: dict[str, Exception] = {}
