@@ -106,7 +106,8 @@ def test_options_reach_evaluators_and_datasets(name: str) -> None:
     for split in ('val', 'test'):
         evaluator = cfg[f'{split}_evaluator']
         assert isinstance(evaluator, list)
-        assert evaluator[0].type in ('IoUMetric', 'CocoMetric')
+        tasks = 'IoUMetric', 'CocoMetric', 'Accuracy'
+            assert evaluator[0].type in tasks
         exits = [metric.type for metric in evaluator[1:]]
         assert exits == ['mmscope.ExitMetric'] * has_exits(cfg)
 

@@ -56,7 +56,10 @@ def _check_folders(dataset: ConfigDict) -> None:
 def _paths_of(dataset: ConfigDict) -> Iterator[str]:
     """Folders and annotation file of a dataset, as the config has them."""
     prefix = dataset.get('data_prefix') or {}
-    given = {f'data_prefix.{key}': value for key, value in prefix.items()}
+    if isinstance(prefix, dict):
+        given = {f'data_prefix.{key}': path for key, path in prefix.items()}
+    else:  # as mmpretrain's datasets have it
+        given = {'data_prefix': prefix}
     for name in ('data_root', 'ann_file'):
         given[name] = dataset.get(name) or ''
     for name, path in given.items():

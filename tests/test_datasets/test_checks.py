@@ -45,6 +45,14 @@ def test_missing_folder_shows_the_tree(tmp_path: Path) -> None:
     ]
 
 
+def test_a_prefix_may_be_a_folder_as_in_mmpretrain(tmp_path: Path) -> None:
+    (tmp_path / 'train').mkdir()
+    settings = dict(type='CustomDataset', data_root=str(tmp_path))
+    check_dataset(dict(dataset=dict(settings, data_prefix='train')))
+    with pytest.raises(FileNotFoundError, match='val    <- missing'):
+        check_dataset(dict(dataset=dict(settings, data_prefix='val')))
+
+
 def test_wrapped_datasets_are_looked_into(tmp_path: Path) -> None:
     inner = loader(tmp_path).dataset
     for wrapped in (
