@@ -107,7 +107,7 @@ def test_options_reach_evaluators_and_datasets(name: str) -> None:
         evaluator = cfg[f'{split}_evaluator']
         assert isinstance(evaluator, list)
         tasks = 'IoUMetric', 'CocoMetric', 'Accuracy'
-            assert evaluator[0].type in tasks
+        assert evaluator[0].type in tasks
         exits = [metric.type for metric in evaluator[1:]]
         assert exits == ['mmscope.ExitMetric'] * has_exits(cfg)
 
