@@ -11,7 +11,7 @@ from math import inf
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmscope.models import ForcedExit, MambaScopeBackbone, exit_settings
 from mmscope.ops import use_backend
@@ -141,7 +141,8 @@ def work_of(case: FpsCase, bench: BenchModel, cells: Tensor | None) -> tuple:
 
 def flops_of(case: FpsCase, bench: BenchModel) -> ModelFlops:
     """Count all that a scope can reach: the whole model, or its pyramid."""
-    part = SimpleNamespace(backbone=bench.net, neck=bench.pyramid)
+    neck = bench.pyramid if isinstance(bench.pyramid, nn.Module) else None
+    part = SimpleNamespace(backbone=bench.net, neck=neck)
     with exits_of(case, bench)():
         if case.scope == 'head':
             return model_flops(bench.model, case.size)

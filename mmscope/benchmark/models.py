@@ -62,13 +62,14 @@ class BenchModel:
     Attributes:
         name: What it is called.
         model: With backbone, maybe neck and decode head, in evaluation mode.
-        pyramid: What makes a pyramid of the backbone's maps.
-        channels: Channels of the last of these maps.
+        pyramid: What makes a pyramid of the backbone's maps, or why nothing
+            can, as of a classifier's.
+        channels: Channels of what the backbone returns last.
     """
 
     name: str
     model: BaseModel
-    pyramid: nn.Module
+    pyramid: nn.Module | str
     channels: int
 
     @property
@@ -104,8 +105,18 @@ class BenchModel:
     def head(self) -> nn.Module | None:
         return getattr(self.model, 'decode_head', None)
 
+    def why_not(self, scope: str) -> str | None:
+        """Why a scope cannot be run, None if it can."""
+        if scope != 'backbone' and isinstance(self.pyramid, str):
+            return self.pyramid
+        if scope == 'head' and self.head is None:
+            return f'{self.name} has no decode_head'
+        return None
+
     def parameters(self, scope: str) -> int:
-        """Number of parameters of what a scope runs."""
+        """Number of parameters of what a scope runs, 0 if it cannot."""
+        if self.why_not(scope):
+            return 0
         parts = dict(
             backbone=(self.net,),
             fpn=(self.net, self.pyramid),
@@ -167,16 +178,18 @@ def prepare_model(
         device: Device that it runs on.
 
     Raises:
-        ValueError: no pyramid can be made of its maps.
         CheckpointError: the checkpoint is truncated, none, or of another
             model.
     """
     model = build_model(cfg)
     if checkpoint is not None:
         load_weights(model, checkpoint, cfg.filename)
-    maps = _maps_of(model.backbone, cfg)
+    maps = _maps_of(model.backbone)
     channels = maps[-1].shape[1]
     pyramid = _make_pyramid(getattr(model, 'neck', None), maps, cfg)
+    if isinstance(pyramid, str):
+        model.to(device, memory_format=torch.channels_last)
+        return BenchModel(name, model, pyramid, channels)
     if fpn == 'full':
         _, maps = trace(on_meta(pyramid), lambda pyramid: pyramid(maps))
         behind = MODELS.build(
@@ -194,8 +207,8 @@ def prepare_model(
     return BenchModel(name, model, pyramid, channels)
 
 
-def _maps_of(net: nn.Module, cfg: Config) -> Maps:
-    """What the backbone makes of a small image, if a pyramid can be made."""
+def _maps_of(net: nn.Module) -> Maps:
+    """What the backbone makes of a small image: maps, or tokens."""
     side = 2 * max(getattr(net, 'size_divisor', 32), 32)
     image = torch.empty(1, 3, side, side, device='meta')
     net = on_meta(net)
@@ -203,36 +216,36 @@ def _maps_of(net: nn.Module, cfg: Config) -> Maps:
         net.eta, net.exit_policy, net.tau = 1.0, None, None
         net.cell_score = Importance()
     _, maps = trace(net, lambda net: net(image))
-    maps = maps if isinstance(maps, tuple | list) else (maps,)
-    if all(torch.is_tensor(m) and m.ndim == 4 for m in maps):
-        return tuple(maps)
-    shapes = [tuple(getattr(m, 'shape', ())) for m in maps]
-    raise ValueError(
-        f'no pyramid can be made of what the backbone of {cfg.filename} '
-        f'returns, {shapes}: it must be maps (B, C, h, w); set '
-        "out_type='featmap'"
-    )
+    return tuple(maps) if isinstance(maps, tuple | list) else (maps,)
 
 
 def _make_pyramid(
     neck: nn.Module | None, maps: Maps, cfg: Config
-) -> nn.Module:
+) -> nn.Module | str:
+    """The neck, or what can stand for it, or why nothing can."""
+    shapes = [tuple(getattr(m, 'shape', ())) for m in maps]
+    if not all(len(shape) == 4 for shape in shapes):
+        return (
+            f'no pyramid can be made of what the backbone of {cfg.filename} '
+            f'returns, {shapes}: it must be maps (B, C, h, w); set '
+            "out_type='featmap', or --scopes backbone"
+        )
     if neck is not None:
         return neck
-    sides = [m.shape[-1] for m in maps]
+    sides = [shape[-1] for shape in shapes]
     if len(maps) > 1 and sides == sorted(set(sides), reverse=True):
         return nn.Identity()
-    if len(maps) == 4 and len({m.shape for m in maps}) == 1:
+    if len(maps) == 4 and len(set(shapes)) == 1:
         settings = dict(
             type='mmseg.Feature2Pyramid',
             embed_dim=maps[0].shape[1],
             rescales=[4, 2, 1, 0.5],
         )
         return revert_sync_batchnorm(MODELS.build(settings))
-    shapes = [tuple(m.shape) for m in maps]
-    raise ValueError(
+    return (
         f'no pyramid can be made of the maps of {cfg.filename}, {shapes}: '
-        'give it a neck, or a backbone with four out_indices'
+        'give it a neck, or a backbone with four out_indices, or --scopes '
+        'backbone'
     )
 
 

@@ -190,8 +190,7 @@ class _Group:
         record = FpsRecord(case, bench.parameters(case.scope), rate)
         if counts_cells(case, bench):
             record = replace(record, **self._refined(bench, cells))
-        if case.scope == 'head' and bench.head is None:
-            reason = f'{bench.name} has no decode_head'
+        if reason := bench.why_not(case.scope):
             self.records[case] = replace(record, reason=reason)
             return
         self.jobs[case] = timed(case, bench, batches)

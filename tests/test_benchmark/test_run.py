@@ -309,12 +309,13 @@ def test_bad_plans_are_refused(options, message) -> None:
         ),
     ],
 )
-def test_a_backbone_without_pyramid_is_refused(
+def test_a_backbone_without_pyramid_says_why(
     tiny_config, more, message
 ) -> None:
-    config = tiny_config(more, 'vim_t_ade20k')
-    with pytest.raises(ValueError, match=message):
-        build(config, 'vim')
+    bench = build(tiny_config(more, 'vim_t_ade20k'), 'vim')
+    assert bench.why_not('backbone') is None
+    for scope in ('fpn', 'head'):
+        assert message in bench.why_not(scope)
 
 
 def test_a_plain_backbone_gets_a_pyramid(tiny_config) -> None:
