@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from mmscope.benchmark.cases import DTYPES
 from mmscope.benchmark.environment import environment
 from mmscope.benchmark.timing import Timing, time_in_turns
 from mmscope.models import VisionMambaBackbone
@@ -35,7 +36,6 @@ FORMS = {
     'blocks compiled': {},
     'blocks compiled, reduce-overhead': dict(mode='reduce-overhead'),
 }
-DTYPES = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
 
 @dataclass(frozen=True)

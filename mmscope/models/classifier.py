@@ -9,7 +9,7 @@ from torch import Tensor
 from mmscope.registry import MODELS
 from mmscope.utils.versions import require
 
-from .early_exit import EarlyExitMixin
+from .early_exit import EarlyExitMixin, refuse_pretrained
 from .exit_control import collect_passes
 from .scope_result import ScopeResult
 
@@ -72,13 +72,7 @@ class MambaScopeClassifier(EarlyExitMixin, ImageClassifier):
         pretrained: str | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        if pretrained is not None:
-            raise ValueError(
-                f'pretrained={pretrained!r} is for backbones of mmpretrain; '
-                'set pretrained=None, and weights of this one with '
-                "backbone=dict(init_cfg=dict(type='Pretrained', "
-                'checkpoint=...))'
-            )
+        refuse_pretrained(pretrained)
         super().__init__(
             backbone=backbone,
             # no layer of its own: it turns logits into predictions

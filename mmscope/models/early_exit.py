@@ -25,6 +25,24 @@ BATCH_NORMS = (
 )
 
 
+def refuse_pretrained(pretrained: str | None) -> None:
+    """Refuse what mm libraries hand to backbones of their own.
+
+    Args:
+        pretrained: Argument of a model; None, as their base configs have it.
+
+    Raises:
+        ValueError: it names weights.
+    """
+    if pretrained is not None:
+        raise ValueError(
+            f'pretrained={pretrained!r} is for other backbones; set '
+            'pretrained=None, and weights of this one with '
+            "backbone=dict(init_cfg=dict(type='Pretrained', "
+            'checkpoint=...))'
+        )
+
+
 class EarlyExitMixin(nn.Module):
     """Mixin of a model whose backbone is a :class:`MambaScopeBackbone`.
 

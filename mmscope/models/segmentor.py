@@ -12,7 +12,12 @@ from mmscope.functional.windows import windows
 from mmscope.registry import MODELS
 from mmscope.utils.versions import require
 
-from .early_exit import EarlyExitMixin, evaluated, frozen_batch_norm
+from .early_exit import (
+    EarlyExitMixin,
+    evaluated,
+    frozen_batch_norm,
+    refuse_pretrained,
+)
 from .exit_context import ExitContext, exit_context
 from .exit_control import collect_passes
 from .scope_result import ScopeResult
@@ -77,13 +82,7 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
         pretrained: str | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        if pretrained is not None:
-            raise ValueError(
-                f'pretrained={pretrained!r} is for backbones of mmseg; set '
-                'pretrained=None, and weights of this one with '
-                "backbone=dict(init_cfg=dict(type='Pretrained', "
-                'checkpoint=...))'
-            )
+        refuse_pretrained(pretrained)
         super().__init__(
             backbone=backbone,
             decode_head=decode_head,
