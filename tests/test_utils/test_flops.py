@@ -64,6 +64,28 @@ def test_the_fine_stage_costs_what_table_5_counts(alpha, expected) -> None:
     assert count.total() - count['reuse'] == round(expected * 1e9)
 
 
+@pytest.mark.parametrize(
+    ('arch', 'parameters', 'expected'),
+    [
+        ('tiny', 7_454_056, {0.18: 1.4}),
+        ('small', 26_998_504, {0.73: 2.5, 0.68: 2.7, 0.59: 3.1, 0.32: 4.3}),
+        ('base', 102_361_576, {0.57: 11.8}),
+    ],
+)
+def test_classifiers_cost_what_table_1_counts(
+    arch, parameters, expected
+) -> None:
+    """As in table 5, without reuse: with it base would be 11.87."""
+    head = dict(type='mmscope.SingleLabelExitHead', num_classes=1000)
+    with torch.device('meta'):
+        net = MambaScopeBackbone(arch, out_indices=(23,), exit_head=head)
+    assert sum(weight.numel() for weight in net.parameters()) == parameters
+    flops = model_flops(net, (224, 224), 'published')
+    for exit_rate, giga in expected.items():
+        mean = flops.expected(exit_rate)
+        assert round((mean.total() - mean['reuse']) / 1e9, 1) == giga
+
+
 @needs_operators
 @pytest.mark.parametrize(
     ('size', 'options'),
