@@ -211,9 +211,8 @@ PRIVATE = {
     '_forward_hooks': 'torch says by no other name that a layer has hooks',
     '_forward_pre_hooks': 'likewise; old weight_norm and pruning are hooks',
     '_has_any_global_hook': 'likewise of hooks of all modules',
-    '_parameters': 'asked for at every pass, and parameters() is a generator',
-    '_buffers': 'likewise',
-    '_functorch': 'torch says by no other name that a tensor is vmapped',
+    '_functorch': 'torch says by no other name that vmap or jvp runs',
+    '_cache_enabled': 'likewise that parametrized weights are cached',
     '_reconstruct': "numpy's pickles name it, and are read by a list of names",
 }
 NAMEDTUPLE = {'_replace', '_asdict', '_make', '_fields'}

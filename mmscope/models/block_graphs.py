@@ -8,23 +8,21 @@ long as one over all. A graph launches all blocks at once.
 from __future__ import annotations
 
 import threading
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from mmscope.ops.backends import wanted_backend
+from .graph_keys import layout_of, surroundings, watched
 
 Outputs = tuple[Tensor | None, ...]
 Run = Callable[[Tensor], Outputs]
 
 MAX_GRAPHS = 16  # kept at a time; those that were not used longest go first
-EAGER_CALLS = 1  # of a new shape, before it is worth a graph
+MAX_SEEN = 16  # shapes without one that are remembered, the latest
 ROWS = 8  # larger batches are rounded up to a multiple of it
 
 
@@ -90,20 +88,22 @@ class BlockGraphs:
     """Runs a stack of blocks, by graphs for the shapes that come again.
 
     Batches of more than :data:`ROWS` images are filled up with zeros to a
-    multiple of it, as early exits leave another number every time.
+    multiple of it, as early exits leave another number every time. A shape
+    is recorded when it comes again before :data:`MAX_SEEN` others did:
+    recording takes longer than the few passes that a rare one would save.
 
     A graph reads the weights where they lie and repeats the kernels that
     were recorded. So one is used only while nothing else could have changed:
-    the same modules, whose weights and buffers lie where they did, none in
-    training and none with hooks, the same scan backend and autocast. Values
-    that modules keep in Python must not change.
+    the same modules, whose weights, buffers and attributes are what and where
+    they were, none in training and none with hooks, the same scan backend and
+    autocast. Of an attribute that is an object only another one is noticed.
     """
 
     def __init__(self) -> None:
         self._graphs: OrderedDict[Hashable, Recorded] = OrderedDict()
-        self._seen: Counter[Hashable] = Counter()
+        self._seen: OrderedDict[Hashable, None] = OrderedDict()
         self._recorders: dict[Hashable, Recorder] = {}
-        self._layout: Hashable = None
+        self._layout: list | None = None
         self._lock = threading.Lock()
 
     def __deepcopy__(self, memo: dict) -> BlockGraphs:
@@ -120,7 +120,7 @@ class BlockGraphs:
         with self._lock:
             self._forget(None)
 
-    def _forget(self, layout: Hashable) -> None:
+    def _forget(self, layout: list | None) -> None:
         self._graphs.clear()
         self._seen.clear()
         self._recorders.clear()
@@ -136,7 +136,7 @@ class BlockGraphs:
     def __call__(
         self,
         run: Run,
-        layers: nn.ModuleList,
+        layers: nn.Module,
         x: Tensor,
         settings: Hashable = None,
     ) -> Outputs:
@@ -145,7 +145,7 @@ class BlockGraphs:
         Args:
             run: Function of the tokens that runs the blocks; its outputs are
                 (B, ...) or None.
-            layers: Blocks that it runs.
+            layers: Blocks that it runs, or a module of them.
             x: Tokens, (B, L, C).
             settings: What else decides about what ``run`` does.
 
@@ -155,8 +155,8 @@ class BlockGraphs:
         Raises:
             RuntimeError: it waits for the GPU, which no graph can.
         """
-        usable = not _watched(x) and self.recordable(x)
-        layout = _layout_of(layers) if usable else None
+        usable = not watched() and self.recordable(x)
+        layout = layout_of(layers) if usable else None
         if layout is None or not x.numel():
             return run(x)
         with self._lock:
@@ -173,11 +173,10 @@ class BlockGraphs:
 
     def _answer(self, run: Run, x: Tensor, settings: Hashable) -> Outputs:
         rows = rounded_rows(len(x))
-        key = settings, rows, x.shape[1:], *_surroundings(x)
+        key = settings, rows, x.shape[1:], *surroundings(x)
         graph = self._graphs.get(key)
         if graph is None:
-            self._seen[key] += 1
-            if self._seen[key] <= EAGER_CALLS:
+            if not self._came_again(key):
                 return run(x)
             graph = self._graphs[key] = self._recorded(run, x, rows)
             if len(self._graphs) > MAX_GRAPHS:
@@ -190,6 +189,15 @@ class BlockGraphs:
             if out is not None and id(out) not in copies:
                 copies[id(out)] = out[: len(x)].clone()
         return tuple(copies.get(id(out)) for out in graph.outputs)
+
+    def _came_again(self, key: Hashable) -> bool:
+        if key in self._seen:
+            del self._seen[key]
+            return True
+        self._seen[key] = None
+        if len(self._seen) > MAX_SEEN:
+            self._seen.popitem(last=False)
+        return False
 
     def _recorded(self, run: Run, x: Tensor, rows: int) -> Recorded:
         filled = x.new_zeros(rows, *x.shape[1:])
@@ -208,48 +216,3 @@ class BlockGraphs:
 def rounded_rows(number: int) -> int:
     """Images that a batch is filled up to."""
     return number if number <= ROWS else -(-number // ROWS) * ROWS
-
-
-def _watched(x: Tensor) -> bool:
-    """Whether something wants to see every operation, not its result alone."""
-    return (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        # tracers, counters of FLOPs; these have no public names
-        or is_in_torch_dispatch_mode()
-        or torch._C._functorch.is_functorch_wrapped_tensor(x)
-    )
-
-
-def _surroundings(x: Tensor) -> Iterator[Hashable]:
-    """What, apart from blocks and shape, decides which kernels run."""
-    kind = x.device.type
-    yield from (x.dtype, x.device, wanted_backend(None))
-    yield torch.is_autocast_enabled(kind)
-    yield torch.get_autocast_dtype(kind)
-    yield torch.backends.cuda.matmul.allow_tf32
-    yield torch.is_inference_mode_enabled()
-    if x.is_cuda:
-        yield torch.cuda.current_stream(x.device).cuda_stream
-
-
-def _layout_of(layers: nn.ModuleList) -> Hashable | None:
-    """Which modules there are and where their tensors lie.
-
-    None where a graph would leave something out: hooks, or training.
-    """
-    if torch_module._has_any_global_hook():
-        return None
-    found = []
-    for module in layers.modules():
-        if (
-            module.training
-            or module._forward_hooks
-            or module._forward_pre_hooks
-        ):
-            return None
-        found.append(id(module))
-        for tensors in (module._parameters, module._buffers):
-            found += [t.data_ptr() for t in tensors.values() if t is not None]
-    return tuple(found)

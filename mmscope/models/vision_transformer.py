@@ -67,7 +67,8 @@ class FusedVisionTransformer(VisionTransformer):
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """See VisionTransformer; images (B, 3, H, W) to maps (B, C, h, w)."""
-        if self.block_graphs is None:
+        # with class tokens, an output is a list of two
+        if self.block_graphs is None or self.output_cls_token:
             return super().forward(inputs)
         return self.block_graphs(super().forward, self, inputs)
 

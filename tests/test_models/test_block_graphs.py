@@ -6,13 +6,18 @@ modules.
 """
 
 import copy
+import gc
 import pickle
+import subprocess
+import sys
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
@@ -241,11 +246,40 @@ def other_outputs(net: nn.Module) -> None:
     net.out_indices = (1, 2)
 
 
+def attribute(net: nn.Module) -> None:
+    net.layers[1].norm.eps = 3.0
+
+
+def own_forward(net: nn.Module) -> None:
+    linear = net.layers[1].mixer.out_proj
+    linear.forward = lambda x: 2 * nn.Linear.forward(linear, x)
+
+
+def other_class(net: nn.Module) -> None:
+    class Negated(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return -super().forward(x)
+
+    net.layers[1].mixer.out_proj.__class__ = Negated
+
+
+def other_strides(net: nn.Module) -> None:
+    half = net.layers[1].mixer.out_proj.weight
+    half.data = half.data.view(half.shape[::-1]).t()
+
+
+def plain_tensor(net: nn.Module) -> None:
+    linear = net.layers[1].mixer.in_proj
+    weight = 2 * linear._parameters.pop('weight').data
+    linear.weight = weight  # as FSDP leaves it, in an attribute
+
+
 @pytest.mark.parametrize(
     'change',
     [
         *(in_place, of_an_optimizer, by_data, assigned, parametrized),
         *(adapted, hooked, hooked_before, fewer_layers, other_outputs),
+        *(attribute, own_forward, other_class, other_strides, plain_tensor),
     ],
 )
 def test_what_happens_to_weights_and_modules_counts(change):
@@ -260,6 +294,160 @@ def test_what_happens_to_weights_and_modules_counts(change):
         for one, other in zip(before, after, strict=True)
     ]
     assert not all(same)
+
+
+class Adapter(nn.Module):
+    """A layer of LoRA: what it adds can be merged into its weight."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+        self.active = ['one']
+        self.scales = dict(one=2.0)
+        self.kept = dict(one=torch.ones(1, device=linear.weight.device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.linear(x)
+        for name in self.active:
+            out = out + self.scales[name] * self.kept[name] * x.mean()
+        return out
+
+
+def test_what_adapters_keep_in_attributes_counts():
+    net, x = make(), images()
+    net.layers[1].mixer.out_proj = Adapter(net.layers[1].mixer.out_proj)
+    adapter = net.layers[1].mixer.out_proj.eval()
+
+    def check() -> None:
+        assert_same(replayed(net, x), eager(net, x))
+
+    check()
+    check()
+    assert net.block_graphs.made == 1
+    adapter.active.clear()
+    check()
+    adapter.active.append('one')
+    check()
+    adapter.scales['one'] = 5.0
+    check()
+    adapter.kept['one'] = -adapter.kept['one']
+    check()
+    assert net.block_graphs.made == 5
+
+
+def test_a_module_with_the_id_of_one_that_is_gone():
+    net, x = make(), images()
+    mixer = net.layers[1].mixer
+    weight = mixer.out_proj.weight
+
+    class Times(nn.Module):
+        def __init__(self, factor: Tensor) -> None:
+            super().__init__()
+            self.factor = [lambda: factor]  # an object
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.factor[0]() * nn.functional.linear(x, weight)
+
+    for factor in range(12):
+        # without the old one, the new one often gets its id
+        mixer.out_proj = None
+        mixer.out_proj = Times(float(factor)).eval()
+        assert_same(replayed(net, x), eager(net, x))
+
+
+class Wrapping(Tensor):
+    """A tensor that holds another, as quantised and sharded ones do."""
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Tensor:
+        return Tensor._make_wrapper_subclass(
+            cls, inner.shape, dtype=inner.dtype, device=inner.device
+        )
+
+    def __init__(self, inner: Tensor) -> None:
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        inner = [a.inner if isinstance(a, Wrapping) else a for a in args]
+        out = function(*inner, **(kwargs or {}))
+        return (
+            cls(out) if function.is_view or 'detach' in str(function) else out
+        )
+
+
+def test_tensors_that_hold_others_are_not_recorded():
+    net, x = make(), images()
+    linear = net.layers[1].mixer.out_proj
+    weight = linear.weight.data
+    linear.weight = nn.Parameter(Wrapping(weight), requires_grad=False)
+    assert_same(replayed(net, x), eager(net, x))
+    linear.weight = nn.Parameter(Wrapping(3 * weight), requires_grad=False)
+    assert_same(replayed(net, x), eager(net, x))
+    assert net.block_graphs.made == 0
+
+
+def test_weights_kept_for_a_while_are_not_recorded():
+    net, x = make(), images()
+    parametrized(net)
+    with parametrize.cached():
+        replayed(net, x)
+    assert net.block_graphs.made == 0
+    in_place(net)
+    assert_same(replayed(net, x), eager(net, x))
+
+
+def test_replicas_of_data_parallel_are_not_recorded():
+    net, x = make(), images()
+    net.layers = net.layers._replicate_for_data_parallel()
+    assert_same(replayed(net, x), eager(net, x))
+    assert net.block_graphs.made == 0
+
+
+def test_forward_mode_keeps_its_tangents():
+    net = make(scan_backend='reference')
+    x = torch.rand(2, 17, 32, device=DEVICE)
+    with torch.no_grad(), forward_ad.dual_level():
+        for _ in range(3):
+            dual = forward_ad.make_dual(x, torch.ones_like(x))
+            out = forward_ad.unpack_dual(net.encode(dual).last)
+            assert out.tangent.abs().sum() > 0
+    assert net.block_graphs.made == 0
+
+
+def test_the_way_that_torch_sets_tf32_does_not_matter():
+    code = (
+        'import torch; torch.backends.cuda.matmul.fp32_precision = "tf32"; '
+        'from mmscope.models.graph_keys import surroundings; '
+        'before = tuple(surroundings(torch.ones(1))); '
+        'torch.backends.cuda.matmul.fp32_precision = "ieee"; '
+        'assert before != tuple(surroundings(torch.ones(1)))'
+    )
+    if hasattr(torch.backends.cuda.matmul, 'fp32_precision'):
+        subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_sizes_that_are_rare_make_no_graphs(monkeypatch):
+    monkeypatch.setattr(block_graphs, 'MAX_GRAPHS', 2)
+    monkeypatch.setattr(block_graphs, 'MAX_SEEN', 2)
+    net = make()
+    for _ in range(3):
+        for side in (32, 48, 64):
+            replayed(net, images(1, side), 1)
+    assert net.block_graphs.made == 0
+    assert len(net.block_graphs._seen) == 2
+
+
+def test_a_model_is_freed_without_a_collector():
+    net = make_rival()
+    replayed(net, images())
+    gone = weakref.ref(net)
+    gc.disable()
+    try:
+        del net
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_another_precision_or_backend_is_another_graph():
@@ -321,7 +509,7 @@ def test_graphs_not_used_longest_go_first(monkeypatch):
     assert (net.block_graphs.made, len(net.block_graphs)) == (3, 2)
     replayed(net, images(1, 64), 1)
     assert net.block_graphs.made == 3
-    replayed(net, images(1, 32), 1)
+    replayed(net, images(1, 32), 2)
     assert net.block_graphs.made == 4
 
 
@@ -395,7 +583,7 @@ def test_what_cannot_be_captured_says_how_to_go_on(monkeypatch):
         replayed(net, x)
 
 
-def test_the_rivals_may_have_them_too():
+def make_rival(**options) -> nn.Module:
     net = FusedVisionTransformer(
         img_size=64,
         embed_dims=32,
@@ -403,9 +591,15 @@ def test_the_rivals_may_have_them_too():
         num_heads=2,
         out_indices=(0, 1),
         cuda_graphs=True,
+        **options,
     )
     net = net.to(DEVICE).eval()
     net.block_graphs = Graphs()
+    return net
+
+
+def test_the_rivals_may_have_them_too():
+    net = make_rival()
     for _ in range(3):
         x = images()
         assert_same(replayed(net, x, 1), eager(net, x))
@@ -413,8 +607,17 @@ def test_the_rivals_may_have_them_too():
     weight = net.layers[0].attn.attn.out_proj.weight
     weight.data = 2 * weight.data
     assert_same(replayed(net, x, 1), eager(net, x))
+    replayed(net, x)
+    net.out_indices = [1]
+    assert_same(replayed(net, x), eager(net, x))
     net.train()
     assert len(net.block_graphs) == 0
+
+
+def test_rivals_with_class_tokens():
+    net, x = make_rival(output_cls_token=True), images()
+    for one, other in zip(replayed(net, x), eager(net, x), strict=True):
+        assert_same(one, other)
 
 
 def test_without_a_gpu_the_option_changes_nothing():
