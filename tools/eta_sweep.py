@@ -51,6 +51,15 @@ def threshold(text: str) -> float:
     return value
 
 
+def finite(text: str) -> float:
+    value = float(text)
+    if not np.isfinite(value):
+        raise argparse.ArgumentTypeError(
+            f'{text} is not finite; no tau at all is always among the pairs'
+        )
+    return value
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
@@ -60,7 +69,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--tau',
-        type=float,
+        type=finite,
         nargs='+',
         help="thresholds of the cells' scores; default spread over those of "
         'the images',

@@ -101,7 +101,7 @@ def _answer_elastic(
             name=coarse[i].metainfo.get('img_path', ''),
             confidence=coarse[i].exit_confidence,
             num_cells=len(scores),
-            cell_scores=-np.sort(-scores[scores > -np.inf]),
+            cell_scores=-np.sort(-scores[scores != -np.inf]),
             shares=shares,
             entries=of_image,
             quality=tuple(map(metric.quality, of_image)),

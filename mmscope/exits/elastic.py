@@ -42,6 +42,11 @@ class ElasticImage:
     gflops: tuple[float, ...]
     seconds: tuple[float, ...]
 
+    def refined_share(self, rung: int) -> float:
+        """Share of cells refined at a rung, rounded up to whole cells."""
+        share = self.shares[rung - 1] if rung else 0
+        return num_selected(share, self.num_cells) / self.num_cells
+
 
 @dataclass(frozen=True)
 class ElasticAnswers:
@@ -112,10 +117,13 @@ class ElasticAnswers:
             'exit_rate', 'mean_share' of cells, 'score' (the metric's main
             one in points), and what :meth:`costs` gives.
         """
-        shares = np.array([0, *self.shares])
+        shares = [
+            one.refined_share(rung)
+            for one, rung in zip(self.images, rungs, strict=True)
+        ]
         return dict(
             exit_rate=float((rungs == 0).mean()),
-            mean_share=float(shares[rungs].mean()),
+            mean_share=float(np.mean(shares)),
             score=metric.main_score(self.chosen(rungs)),
             **self.costs(rungs),
         )
@@ -163,13 +171,13 @@ def sweep_elastic(
         taus: Thresholds of the cells' scores; None refines the largest share.
 
     Returns:
-        'eta', 'tau' and what :meth:`ElasticAnswers.summarize` gives, for each
-        pair.
+        'eta', 'tau' and what :meth:`ElasticAnswers.summarize` gives, once
+        for each pair.
     """
     known: dict[bytes, Record] = {}
     records = []
-    for tau in taus:
-        for eta in etas:
+    for tau in dict.fromkeys(taus):
+        for eta in sorted(set(etas)):
             rungs = answers.rungs(eta, tau)
             key = rungs.tobytes()
             if key not in known:
@@ -180,20 +188,23 @@ def sweep_elastic(
 
 def candidate_etas(answers: ElasticAnswers) -> list[float]:
     """Thresholds that split the confidences evenly, both ends among them."""
-    confidence = answers.confidence
-    inner = np.quantile(
-        confidence[np.isfinite(confidence)], np.linspace(0.02, 0.98, NUM_ETAS)
-    )
-    inside = sorted({float(eta) for eta in inner if 0 < eta < 1})
-    return [0.0, *inside, 1.0]
+    inside = _even(answers.confidence, NUM_ETAS)
+    return [0.0, *(eta for eta in inside if 0 < eta < 1), 1.0]
 
 
 def candidate_taus(answers: ElasticAnswers) -> list[float | None]:
     """Thresholds that split the cells' scores evenly, and none."""
     scores = np.concatenate([one.cell_scores for one in answers.images])
-    scores = scores[np.isfinite(scores)]
-    inner = np.quantile(scores, np.linspace(0.02, 0.98, NUM_TAUS))
-    return [None, *sorted({float(tau) for tau in inner})]
+    return [None, *_even(scores, NUM_TAUS)]
+
+
+def _even(values: np.ndarray, number: int) -> list[float]:
+    """Thresholds that split values evenly; those not finite do not count."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return []
+    inner = np.quantile(values, np.linspace(0.02, 0.98, number))
+    return sorted({float(value) for value in inner})
 
 
 def frontier(records: Sequence[Record]) -> list[Record]:

@@ -1,6 +1,7 @@
 """Which options and inputs of MambaScope are allowed."""
 
 from collections.abc import Sequence
+from numbers import Real
 
 from torch import Tensor, nn
 
@@ -104,9 +105,12 @@ def check_tau(tau: float | Tensor | None) -> float | None:
     Raises:
         ValueError: it is no number.
     """
+    if isinstance(tau, Tensor) and tau.numel() == 1:
+        tau = tau.item()
     if tau is None:
         return None
-    if isinstance(tau, str | bool) or float(tau) != float(tau):
+    # of nan nothing is larger, nor smaller
+    if not isinstance(tau, Real) or isinstance(tau, bool) or tau != tau:
         raise ValueError(
             f'tau must be a number or None, got {tau!r}; scores above it are '
             'refined, and None refines all cells that alpha allows'

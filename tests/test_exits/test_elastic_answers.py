@@ -8,6 +8,7 @@ import pytest
 import torch
 from exit_images import Images, load, picture
 from mmseg.evaluation import IoUMetric
+from torch import Tensor
 
 from mmscope.evaluation.task_metric import TaskMetric
 from mmscope.exits import (
@@ -22,7 +23,9 @@ from mmscope.exits import (
     is_elastic,
     sweep_elastic,
 )
-from mmscope.models import exit_settings
+from mmscope.exits.elastic import candidate_etas, candidate_taus
+from mmscope.models import CellScore, exit_settings
+from mmscope.models.evidence import Evidence
 from mmscope.utils.flops import model_flops
 
 SHARES = (0.2, 0.5, 1.0)
@@ -73,9 +76,31 @@ def test_replay_equals_real_inference(
     nums = [0, 2, 3, 6]  # of six cells
     assert found == pytest.approx([nums[rung] / 6 for rung in rungs])
     assert len(set(rungs)) > 2
+    assert replayed['mean_share'] == pytest.approx(np.mean(found))
     assert replayed['exit_rate'] == np.mean([one.exited for one in samples])
     real = metric.main_score(metric.entries(samples))
     assert real == pytest.approx(replayed['score'], abs=0.01)
+
+
+class Unknown(CellScore):
+    """Scores of which one is no number."""
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        scores = torch.zeros_like(evidence.coarse.importance)
+        scores[:, 2] = math.nan
+        return scores
+
+
+def test_scores_that_are_no_numbers_are_kept(elastic, metric, data) -> None:
+    elastic.backbone.cell_score = Unknown()
+    answers = collect_elastic(elastic, load(data), metric)
+    rungs = answers.rungs(1.0, 0.5)
+    samples = []
+    with torch.no_grad(), exit_settings(elastic, eta=1.0, tau=0.5):
+        for batch in load(data):
+            samples += elastic.test_step(batch)
+    assert [one.exited for one in samples] == (rungs == 0).tolist()
+    assert not any(one.exited for one in samples)
 
 
 def test_answers_are_kept_by_image(elastic, metric, data, tmp_path) -> None:
@@ -176,6 +201,28 @@ def test_scores_that_are_not_finite_are_worth_it(answers) -> None:
     scores = np.array([math.nan, 0.1], np.float32)
     one = replace(answers.images[0], cell_scores=scores)
     assert ElasticAnswers([one]).rungs(1.0, 0.5).tolist() == [1]
+
+
+def test_thresholds_where_no_score_is_finite(answers, thing) -> None:
+    scores = np.full(3, math.nan, np.float32)
+    images = [
+        replace(one, confidence=math.nan, cell_scores=scores)
+        for one in answers.images
+    ]
+    answers = ElasticAnswers(images)
+    assert candidate_taus(answers) == [None]
+    assert candidate_etas(answers) == [0.0, 1.0]
+    found = calibrate_elastic(answers, thing, 'max_drop', 0.0)
+    assert found.tau is None
+
+
+def test_a_pair_is_told_once(answers, thing) -> None:
+    records = sweep_elastic(answers, thing, [1.0, 0.0, 0.5, 0.0], [None, None])
+    assert [(r['eta'], r['tau']) for r in records] == [
+        (0.0, None),
+        (0.5, None),
+        (1.0, None),
+    ]
 
 
 def test_summary_is_of_the_chosen_answers(answers, thing) -> None:

@@ -258,6 +258,8 @@ def test_context_changes_what_the_fine_pass_sees(make_net, order) -> None:
         (dict(alpha='0.5'), "alpha must be a number .* got '0.5'"),
         (dict(tau='high'), "tau must be a number or None, got 'high'"),
         (dict(tau=math.nan), 'tau must be a number'),
+        (dict(tau=[0.1]), r'tau must be a number or None, got \[0.1\]'),
+        (dict(tau=torch.rand(2)), 'tau must be a number'),
         (dict(num_context=2), "unselected='embedding' drops none"),
         (dict(num_context=-1, unselected='drop'), 'at least 0, got -1'),
     ],

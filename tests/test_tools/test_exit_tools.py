@@ -211,6 +211,10 @@ def test_thresholds_outside_of_0_to_1_are_refused(
         with pytest.raises(SystemExit):
             run_tool('eta_sweep.py', *model_files, option, 1.5)
         assert '1.5 is not in [0, 1]' in capsys.readouterr().err
+    for tau in ('nan', 'inf'):
+        with pytest.raises(SystemExit):
+            run_tool('eta_sweep.py', *model_files, '--tau', tau)
+        assert f'{tau} is not finite' in capsys.readouterr().err
 
 
 def test_budget_out_of_reach(run_tool, model_files, tmp_path) -> None:
