@@ -77,6 +77,13 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    add_cases(parser)
+    add_measurement(parser)
+    return parser.parse_args()
+
+
+def add_cases(parser: argparse.ArgumentParser) -> None:
+    """Add what is run: models, images, sizes, and how images exit."""
     add = parser.add_argument
     add('--eta', type=float, nargs='+', help='thresholds; default 0.7')
     add(
@@ -131,6 +138,11 @@ def parse_args() -> argparse.Namespace:
         help="config: the config's neck (Feature2Pyramid); full: and mmdet's "
         'FPN behind it',
     )
+
+
+def add_measurement(parser: argparse.ArgumentParser) -> None:
+    """Add how it is measured, and what is written."""
+    add = parser.add_argument
     add('--protocol', choices=('vim',), help='vim: batch 64, fp32')
     add(
         '--preset',
@@ -160,7 +172,6 @@ def parse_args() -> argparse.Namespace:
     add('--no-memory', action='store_true', help='do not measure memory')
     add('--out', type=Path, help='json file to write')
     add('--plot', type=Path, help='picture to write')
-    return parser.parse_args()
 
 
 def fill_in(args: argparse.Namespace) -> list[str]:
@@ -283,7 +294,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         asdict(plan),
         fpn=args.fpn,
         images=len(images),
-        cuda_graphs=not args.no_cuda_graphs,
+        cuda_graphs='off' if args.no_cuda_graphs else 'config',
     )
 
     def keep(records: list[FpsRecord]) -> None:

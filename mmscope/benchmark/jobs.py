@@ -147,8 +147,7 @@ def flops_of(case: FpsCase, bench: BenchModel) -> ModelFlops:
         if case.scope == 'head':
             return model_flops(bench.model, case.size)
         flops = model_flops(part, case.size)
-        scoped = isinstance(bench.net, MambaScopeBackbone)
-        if not (scoped and bench.net.exit_settings.decodes):
+        if not (bench.refines and bench.net.exit_settings.decodes):
             return flops
         return _with_decode(flops, model_flops(bench.model, case.size))
 

@@ -89,7 +89,7 @@ class BenchModel:
     @property
     def elastic(self) -> bool:
         """Whether it refines as many cells as an image needs."""
-        return self.refines and is_elastic(self.model)
+        return is_elastic(self.model)
 
     @property
     def decodes(self) -> bool:

@@ -35,8 +35,8 @@ class MambaScopeClassifier(EarlyExitMixin, ImageClassifier):
         consistency_weight: Weight of the KL term.
         consistency: 'teacher' or 'eq21', see
             :func:`mmscope.functional.consistency_loss`.
-        coarse_weight: Beyond the paper: weight of the cross-entropy of the
-            coarse answer.
+        coarse_decode_weight: Beyond the paper: weight of the cross-entropy of
+            the coarse answer.
         train_cfg: mmpretrain's: its ``augments`` are batch augmentations.
         test_cfg: Options for testing: ``keep_coarse``.
         data_preprocessor: Config of mmpretrain's ``ClsDataPreprocessor``.
@@ -45,8 +45,8 @@ class MambaScopeClassifier(EarlyExitMixin, ImageClassifier):
 
     Raises:
         TypeError: the exit head is none of a single label.
-        ValueError: ``pretrained`` names weights, ``coarse_weight`` is
-            negative, or see :class:`EarlyExitMixin`.
+        ValueError: ``pretrained`` names weights, or see
+            :class:`EarlyExitMixin`.
 
     Examples:
         >>> head = dict(type='mmscope.SingleLabelExitHead', num_classes=10)
@@ -65,7 +65,7 @@ class MambaScopeClassifier(EarlyExitMixin, ImageClassifier):
         exit_weight: float = 1.0,
         consistency_weight: float = 1.0,
         consistency: str = 'teacher',
-        coarse_weight: float = 0.0,
+        coarse_decode_weight: float = 0.0,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
@@ -83,15 +83,15 @@ class MambaScopeClassifier(EarlyExitMixin, ImageClassifier):
             exit_weight=exit_weight,
             consistency_weight=consistency_weight,
             consistency=consistency,
-            coarse_decode_weight=coarse_weight,
+            coarse_decode_weight=coarse_decode_weight,
         )
         self.test_cfg = test_cfg
-        labels = self.backbone.exit_head.labels
-        if labels != 'single':
+        head = self.backbone.exit_head
+        if head.labels != 'single':
             raise TypeError(
                 'MambaScopeClassifier needs an exit head of a single label, '
                 "exit_head=dict(type='mmscope.SingleLabelExitHead', "
-                f'num_classes=...), got {type(self.backbone.exit_head)}'
+                f'num_classes=...), got {type(head).__name__}'
             )
 
     @property

@@ -23,6 +23,8 @@ from .scope_options import (
     ScopeNumbers,
     check_context,
     check_options,
+    check_policy,
+    check_reuse_cls,
     check_valid,
     resolve_score_layers,
 )
@@ -156,13 +158,8 @@ class MambaScopeBackbone(
             token_order=token_order,
             exit_resolution=exit_resolution,
         )
-        if exit_policy is not None and exit_head is None:
-            raise ValueError(
-                f'exit_policy={exit_policy} judges what an exit_head says; '
-                'give one, or leave out the policy'
-            )
-        if reuse_cls and reuse == 'none':
-            raise ValueError("reuse_cls=True needs reuse='mlp' or 'linear'")
+        check_policy(exit_policy, exit_head)
+        check_reuse_cls(reuse_cls, reuse)
         check_context(num_context, unselected)
         score = score_class(cell_score)
         needs_final_norm = (
@@ -208,14 +205,20 @@ class MambaScopeBackbone(
         self.exit_policy = None
         if exit_policy is not None:
             self.exit_policy = MODELS.build(exit_policy)
-        if separate_coarse_pos_embed:
-            height, width = self.pos_grids['pos_embed']
-            self.coarse_cls_pos_embed = nn.Parameter(torch.zeros(1, 1, dims))
-            self.add_pos_embed('coarse_pos_embed', (height // 2, width // 2))
-        else:
-            self.coarse_cls_pos_embed = self.coarse_pos_embed = None
+        self._add_coarse_pos_embed(separate_coarse_pos_embed)
         self.reset_parameters()
         self._freeze_unread()
+
+    def _add_coarse_pos_embed(self, separate: bool) -> None:
+        """Make position embeddings of the coarse grid, or share the fine."""
+        if not separate:
+            self.coarse_cls_pos_embed = self.coarse_pos_embed = None
+            return
+        height, width = self.pos_grids['pos_embed']
+        self.coarse_cls_pos_embed = nn.Parameter(
+            torch.zeros(1, 1, self.embed_dims)
+        )
+        self.add_pos_embed('coarse_pos_embed', (height // 2, width // 2))
 
     def _freeze_unread(self) -> None:
         """Leave no trainable parameter without gradient, as DDP asks."""

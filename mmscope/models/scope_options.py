@@ -48,6 +48,29 @@ def check_eta(eta: float | Tensor, exit_head: nn.Module | None) -> float:
     return eta
 
 
+def check_policy(exit_policy: dict | None, exit_head: dict | None) -> None:
+    """Refuse an exit policy that has nothing to judge.
+
+    Raises:
+        ValueError: there is a policy and no exit head.
+    """
+    if exit_policy is not None and exit_head is None:
+        raise ValueError(
+            f'exit_policy={exit_policy} judges what an exit_head says; '
+            'give one, or leave out the policy'
+        )
+
+
+def check_reuse_cls(reuse_cls: bool, reuse: str) -> None:
+    """Refuse to hand on the class token where no feature is.
+
+    Raises:
+        ValueError: nothing is reused.
+    """
+    if reuse_cls and reuse == 'none':
+        raise ValueError("reuse_cls=True needs reuse='mlp' or 'linear'")
+
+
 def check_context(num_context: int, unselected: str) -> None:
     """Refuse context tokens that nothing would make.
 

@@ -6,10 +6,8 @@ import torch
 from exit_images import Images, load
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData, PixelData
-from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 
-from mmscope.evaluation.task_metric import TaskMetric
 from mmscope.exits import count_share_gflops
 from mmscope.exits.cells import SCORES, compare_cells, marked_pixels
 from mmscope.models import exit_settings
@@ -52,13 +50,6 @@ def test_no_ground_truth_is_named() -> None:
     sample = SegDataSample(metainfo=dict(img_path='a.jpg'))
     with pytest.raises(ValueError, match='a.jpg has no ground truth'):
         marked_pixels(sample)
-
-
-@pytest.fixture
-def metric() -> TaskMetric:
-    iou = IoUMetric()
-    iou.dataset_meta = dict(classes=list('abcde'))
-    return TaskMetric(iou)
 
 
 def test_every_score_with_every_share(make_segmentor, metric) -> None:

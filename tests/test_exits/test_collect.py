@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 from exit_images import Images, load, picture
-from mmseg.evaluation import IoUMetric
 from torch.utils.data import DataLoader
 
-from mmscope.evaluation.task_metric import TaskMetric
 from mmscope.exits import (
     AnswerCache,
     collect_answers,
@@ -18,20 +16,6 @@ from mmscope.exits.plain_data import load_plain
 from mmscope.models import exit_settings
 from mmscope.models.exit_policies import build_policy
 from mmscope.utils.flops import model_flops
-
-
-@pytest.fixture
-def metric() -> TaskMetric:
-    iou = IoUMetric()
-    iou.dataset_meta = dict(classes=list('abcde'))
-    return TaskMetric(iou)
-
-
-@pytest.fixture
-def data() -> Images:
-    torch.manual_seed(3)
-    scales = (0.2, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0)
-    return Images(picture(scale) for scale in scales)
 
 
 def middle(confidence: np.ndarray) -> float:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from exit_images import Images, load, picture
+from exit_images import Images, load
 from mmseg.evaluation import IoUMetric
 from torch import Tensor
 
@@ -29,20 +29,6 @@ from mmscope.models.evidence import Evidence
 from mmscope.utils.flops import model_flops
 
 SHARES = (0.2, 0.5, 1.0)
-
-
-@pytest.fixture
-def metric() -> TaskMetric:
-    iou = IoUMetric()
-    iou.dataset_meta = dict(classes=list('abcde'))
-    return TaskMetric(iou)
-
-
-@pytest.fixture
-def data() -> Images:
-    torch.manual_seed(3)
-    scales = (0.2, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0)
-    return Images(picture(scale) for scale in scales)
 
 
 @pytest.fixture

@@ -4,19 +4,10 @@ import numpy as np
 import pytest
 import torch
 from exit_images import Images, load, picture
-from mmseg.evaluation import IoUMetric
 
-from mmscope.evaluation.task_metric import TaskMetric
 from mmscope.exits import collect_answers
 from mmscope.exits.router import fit_router, router_inputs, train_router
 from mmscope.models import LearnedRouter, exit_settings
-
-
-@pytest.fixture
-def metric() -> TaskMetric:
-    iou = IoUMetric()
-    iou.dataset_meta = dict(classes=list('abcde'))
-    return TaskMetric(iou)
 
 
 @pytest.fixture
