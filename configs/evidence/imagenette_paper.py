@@ -1,4 +1,4 @@
-# MambaScope as in the paper on Imagenette: see docs/evidence.md
+# MambaScope as in the paper on Imagenette: see docs/classification.md
 _base_ = ['_base_/imagenette.py']
 
 model = dict(

@@ -1,4 +1,4 @@
-# Plain Vim on Imagenette: see docs/evidence.md
+# Plain Vim on Imagenette: see docs/classification.md
 _base_ = ['_base_/imagenette.py']
 
 model = dict(

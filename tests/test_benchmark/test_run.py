@@ -32,6 +32,7 @@ from mmscope.benchmark.report import crossing, fps_table, remarks
 from mmscope.benchmark.run import bench_fps, count_steps
 from mmscope.benchmark.timing import Timing
 from mmscope.models import exit_settings
+from mmscope.models.block_graphs import BlockGraphs
 from mmscope.ops import scan_backends
 
 SIZE = (64, 96)
@@ -316,6 +317,29 @@ def test_a_backbone_without_pyramid_says_why(
     assert bench.why_not('backbone') is None
     for scope in ('fpn', 'head'):
         assert message in bench.why_not(scope)
+
+
+def test_memory_is_a_passes_without_what_graphs_keep(tiny_config) -> None:
+    bench = build(tiny_config(), 'mambascope')
+    kept = []
+
+    class Graphs(BlockGraphs):
+        """Never empty but when it was cleared."""
+
+        def clear(self) -> None:
+            kept.clear()
+
+        def __call__(self, run, layers, x, settings=None):
+            seen.append(list(kept))
+            kept.append(x.shape)
+            return run(x)
+
+    seen, bench.net.block_graphs = [], Graphs()
+    plan = replace(PLAN, forced=(), scopes=('backbone',))
+    bench_fps([bench], PICTURES, plan, memory=True)
+    # the pass whose memory is measured is the last
+    assert [] in seen[-2:] and seen[0] == []
+    assert sum(one == [] for one in seen) == 2
 
 
 def test_a_plain_backbone_gets_a_pyramid(tiny_config) -> None:

@@ -168,6 +168,22 @@ def test_exits_and_importance_come_out_the_same(eta):
     )
 
 
+def test_passes_of_equal_length_are_told_apart():
+    """A quarter of the cells, without the rest: as long as the coarse pass."""
+    head = dict(type='mmscope.MultiLabelExitHead', num_classes=5)
+    net = make(
+        MambaScopeBackbone, alpha=0.25, unselected='drop', exit_head=head
+    )
+    x = images()
+    with torch.no_grad():
+        expected = eager(net, x)
+        for _ in range(3):
+            result = net.scope(x)
+    assert net.block_graphs.made == 2
+    assert result.coarse.importance.shape == (2, 4)
+    assert_same(result.features, expected)
+
+
 class Doubled(nn.Module):
     """A parametrization."""
 

@@ -1,6 +1,8 @@
 """tools/fps_bench.py, from the command line to its files."""
 
+import argparse
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from mmengine.config import Config
 from mmscope.benchmark.build import build_model
 from mmscope.datasets import write_sample_data
 
+ROOT = Path(__file__).parents[2]
 # sizes that the config's Resize leaves alone, and all test images
 SQUARE = """
 val_dataloader['dataset']['indices'] = 8
@@ -179,3 +182,34 @@ def test_bad_input_ends_with_a_sentence(run_tool, arguments, message) -> None:
 def test_cuda_asked_for_and_absent(run_tool) -> None:
     with pytest.raises(SystemExit, match="'cuda' needs a GPU.* choose"):
         run_bench(run_tool, '--device', 'cuda')
+
+
+@pytest.mark.parametrize('off', [False, True])
+def test_kernels_are_launched_one_by_one_where_that_is_asked(off) -> None:
+    tool = runpy.run_path(str(ROOT / 'tools/fps_bench.py'))
+    args = argparse.Namespace(
+        models=['mambascope_t', 'vim_t', 'deit_t', 'resnet50'],
+        configs=None,
+        checkpoint=[],
+        no_cuda_graphs=off,
+    )
+    graphs = {}
+    for name, cfg, _ in tool['read_configs'](args):
+        net = build_model(cfg).backbone
+        graphs[name] = getattr(net, 'block_graphs', None) is not None
+    assert graphs.pop('resnet50') is False
+    assert set(graphs.values()) == {not off}
+
+
+def test_the_file_says_whether_graphs_were_off(
+    run_tool, tiny_config, tmp_path
+) -> None:
+    config, out = tiny_config(), tmp_path / 'fps.json'
+    for options, expected in ((), 'config'), (('--no-cuda-graphs',), 'off'):
+        run_bench(
+            run_tool,
+            *('--configs', config, '--batch-size', 1, '--num-batches', 2),
+            *('--scopes', 'backbone', '--out', out, *options),
+        )
+        settings = json.loads(out.read_text())['environment']['settings']
+        assert settings['cuda_graphs'] == expected

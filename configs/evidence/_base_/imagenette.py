@@ -1,6 +1,6 @@
 # Imagenette: 10 classes of ImageNet at 128², of which 112² are seen; patches
 # of 8 pixels make the paper's grids, 14 x 14 and 7 x 7. From scratch, by a
-# recipe that all models of docs/evidence.md share.
+# recipe that all its models share.
 _base_ = ['../../_base_/default_runtime.py']
 
 default_scope = 'mmpretrain'
