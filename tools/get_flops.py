@@ -72,18 +72,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_table(columns: dict[str, dict], flat: bool = False) -> Table:
-    """Lay out components by path; ``flat`` gives each path a row."""
-    if flat:
-        names = [
-            n for n in COMPONENTS if any(c.get(n) for c in columns.values())
-        ]
-        table = Table('', *names, 'total')
-        for path, column in columns.items():
-            counts = [*(column.get(name, 0) for name in names)]
-            counts.append(sum(column.values()))
-            table.add_row(path, *(f'{n / 1e9:.3f}' for n in counts))
-        return table
+def make_table(columns: dict[str, dict]) -> Table:
+    """Lay out components in rows, and paths in columns."""
     table = Table('', *columns)
     for name in COMPONENTS:
         if any(column.get(name) for column in columns.values()):
@@ -92,6 +82,16 @@ def make_table(columns: dict[str, dict], flat: bool = False) -> Table:
     totals = [sum(column.values()) for column in columns.values()]
     table.add_section()
     table.add_row('total', *(f'{n / 1e9:.3f}' for n in totals))
+    return table
+
+
+def make_share_table(rows: dict[str, dict]) -> Table:
+    """Lay out paths in rows, which may be many, and components in columns."""
+    names = [n for n in COMPONENTS if any(row.get(n) for row in rows.values())]
+    table = Table('', *names, 'total')
+    for path, row in rows.items():
+        counts = [*(row.get(name, 0) for name in names), sum(row.values())]
+        table.add_row(path, *(f'{count / 1e9:.3f}' for count in counts))
     return table
 
 
@@ -158,7 +158,9 @@ def main() -> None:
     console = Console(markup=False)
     if elastic:  # no figure is cut off where the terminal is narrow
         console.width = max(console.width, 110)
-    console.print(make_table(columns, flat=elastic))
+        console.print(make_share_table(columns))
+    else:
+        console.print(make_table(columns))
     if args.checkpoint:
         line = f'{mean.images} test images, exit rate {mean.exit_rate:.4f}'
         if elastic:
