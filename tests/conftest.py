@@ -4,17 +4,12 @@ import os
 import runpy
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.hooks import Hook
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-from mmseg.visualization import SegLocalVisualizer
 from model_files import (  # noqa: F401 - fixtures for all tests
     model_files,
     save_weights,
@@ -24,6 +19,7 @@ from segmentor_fixtures import (  # noqa: F401 - fixtures for all tests
     segmentor,
     segmentor_config,
 )
+from single_run import single_run
 from vim_weights import vim_file  # noqa: F401 - likewise
 
 from mmscope.datasets import write_sample_data
@@ -162,29 +158,6 @@ def tiny_config(
         return path
 
     return write
-
-
-@contextmanager
-def single_run() -> Iterator[None]:
-    """Let a Runner start from nothing, on one thread.
-
-    mmengine keeps loggers, message hubs and visualizers by name. For tiny
-    networks, two threads would only wait for each other.
-    """
-    kept = (
-        *(MMLogger, MessageHub, DefaultScope),
-        *(SegLocalVisualizer, DetLocalVisualizer),
-    )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for manager in kept:
-        manager._instance_dict.clear()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        for manager in kept:
-            manager._instance_dict.clear()
 
 
 @pytest.fixture(scope='session')

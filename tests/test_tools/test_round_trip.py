@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from conftest import single_run
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmengine.config import Config
 from mmseg.apis import MMSegInferencer, inference_model, init_model
+from single_run import single_run
 from test_detection import write_config
 
 from mmscope.apis import ScopeInferencer

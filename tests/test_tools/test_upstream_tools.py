@@ -11,8 +11,8 @@ import mmdet
 import mmseg
 import pytest
 import torch
-from conftest import single_run
 from mmengine.config import Config
+from single_run import single_run
 from test_round_trip import Run, detection, segmentation  # noqa: F401
 
 pytestmark = pytest.mark.slow
