@@ -9,6 +9,7 @@ model = dict(
         img_size=112,
         patch_size=8,
         out_indices=(5,),
+        out_type='cls_token',
         alpha=0.8,
         eta=0.7,
         exit_head=dict(type='mmscope.SingleLabelExitHead', num_classes=10),

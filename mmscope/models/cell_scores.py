@@ -34,6 +34,7 @@ class CellScore(BaseModule, metaclass=ABCMeta):
         needs_truth: Whether it compares them with the ground truth.
         reads_features: Whether it reads the coarse tokens after the final
             norm.
+        reads_maps: Whether it compares the maps of both passes in training.
     """
 
     label = 'score'
@@ -41,6 +42,7 @@ class CellScore(BaseModule, metaclass=ABCMeta):
     needs_pixels = False
     needs_truth = False
     reads_features = False
+    reads_maps = False
 
     @abstractmethod
     def forward(self, evidence: Evidence) -> Tensor:
@@ -203,6 +205,7 @@ class LearnedCells(CellScore):
         self.label = f'predicted {target}'
         self.loss_weight = loss_weight
         self.needs_pixels = self.needs_truth = target == 'error'
+        self.reads_maps = target == 'change'
         self.linear = nn.Linear(in_channels, 1)
 
     def forward(self, evidence: Evidence) -> Tensor:

@@ -29,7 +29,8 @@ class MambaScopeClassifier(EarlyExitMixin, ImageClassifier):
     mixup and cutmix. An image that exits is classified by its coarse token.
 
     Args:
-        backbone: Config of a :class:`MambaScopeBackbone` whose exit head is a
+        backbone: Config of a :class:`MambaScopeBackbone` with
+            ``out_type='cls_token'`` whose exit head is a
             :class:`SingleLabelExitHead`.
         exit_weight: Weight of the cross-entropy.
         consistency_weight: Weight of the KL term.
@@ -51,13 +52,18 @@ class MambaScopeClassifier(EarlyExitMixin, ImageClassifier):
     Examples:
         >>> head = dict(type='mmscope.SingleLabelExitHead', num_classes=10)
         >>> model = MambaScopeClassifier(
-        ...     dict(type='mmscope.MambaScopeBackbone', exit_head=head)
+        ...     dict(
+        ...         type='mmscope.MambaScopeBackbone',
+        ...         out_type='cls_token',
+        ...         exit_head=head,
+        ...     )
         ... )
         >>> model.eval()(torch.rand(2, 3, 224, 224)).shape
         torch.Size([2, 10])
     """
 
     task_head: ClassVar[str] = 'exit_head'
+    reads = 'cls_token'
 
     def __init__(
         self,
@@ -167,10 +173,10 @@ class MambaScopeClassifier(EarlyExitMixin, ImageClassifier):
 
         Args:
             inputs: Images, (B, 3, H, W).
-            stage: 'neck' for logits, 'backbone' for maps.
+            stage: 'neck' for logits, 'backbone' for class tokens.
 
         Returns:
-            Logits (B, K) in a tuple of one, or maps (B, C, h, w).
+            Logits (B, K), or class tokens (B, C), in a tuple of one.
 
         Raises:
             ValueError: there is no such stage.

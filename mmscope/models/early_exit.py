@@ -63,6 +63,7 @@ class EarlyExitMixin(nn.Module):
         task_head: Name of the head whose ``num_classes`` the exit head must
             have, for errors.
         predicts_pixels: Whether it predicts a class for every pixel.
+        reads: What it reads of the backbone, which its ``out_type`` must be.
 
     Raises:
         TypeError: the backbone is no MambaScopeBackbone.
@@ -74,6 +75,7 @@ class EarlyExitMixin(nn.Module):
     num_classes: int
     task_head: str
     predicts_pixels = False
+    reads = 'featmap'
 
     def __init__(
         self,
@@ -112,6 +114,12 @@ class EarlyExitMixin(nn.Module):
                 f'{name} supervises an exit head, and the backbone has '
                 'exit_head=None; give it one, or use the plain model of '
                 'mmseg or mmdet'
+            )
+        if self.backbone.out_type != self.reads:
+            raise ValueError(
+                f'{name} reads the {self.reads} of its backbone, whose '
+                f'out_type is {self.backbone.out_type!r}; set '
+                f'backbone.out_type={self.reads!r}'
             )
         score = self.backbone.cell_score
         if score.needs_pixels and not self.predicts_pixels:

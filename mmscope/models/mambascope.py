@@ -21,6 +21,7 @@ from .reuse import FeatureReuse
 from .scope_decisions import ScopeDecisions
 from .scope_options import (
     ScopeNumbers,
+    check_cls_type,
     check_context,
     check_options,
     check_policy,
@@ -61,7 +62,9 @@ class MambaScopeBackbone(
         patch_size: Side of a patch P in pixels.
         in_channels: Image channels.
         out_indices: Blocks whose maps are returned.
-        out_type: 'featmap'; the other types are the baseline's.
+        out_type: 'featmap' returns maps (B, C, H / P, W / P), each through an
+            RMSNorm of its own; 'cls_token' the class token after the last
+            block and the final norm alone, (B, C), for classification.
         drop_path_rate: Stochastic depth of the last block; linear from 0.
         scan_backend: 'auto' or a name of :func:`mmscope.ops.scan_backends`.
         init_cfg: mmengine's; of type 'Pretrained' it takes checkpoints of
@@ -164,6 +167,7 @@ class MambaScopeBackbone(
         score = score_class(cell_score)
         needs_final_norm = (
             exit_head is not None
+            or out_type == 'cls_token'
             or reuse != 'none'
             or unselected == 'feature'
             or score.reads_features
@@ -174,7 +178,7 @@ class MambaScopeBackbone(
             patch_size=patch_size,
             in_channels=in_channels,
             out_indices=out_indices,
-            level_norms=True,
+            level_norms=out_type == 'featmap',
             final_norm=needs_final_norm,
             drop_path_rate=drop_path_rate,
             scan_backend=scan_backend,
@@ -185,6 +189,8 @@ class MambaScopeBackbone(
             num_registers=num_registers,
             cuda_graphs=cuda_graphs,
         )
+        check_cls_type(out_type, self.out_indices, self.num_layers)
+        self.out_type = out_type
         self.score_metric = ScoreMetric.parse(importance)
         self.score_layers = resolve_score_layers(score_layers, self.num_layers)
         self.reuse_cls = reuse_cls
@@ -221,31 +227,42 @@ class MambaScopeBackbone(
         self.add_pos_embed('coarse_pos_embed', (height // 2, width // 2))
 
     def _freeze_unread(self) -> None:
-        """Leave no trainable parameter without gradient, as DDP asks."""
+        """Leave no trainable parameter without gradient, as DDP asks.
+
+        The coarse pass is read by its output, by the maps of cells that are
+        not refined, or by its inputs alone.
+        """
         rest = min(self.shares) < 1
-        read = (
+        output = (
             self.exit_head is not None
             or self.reuse is not None
             or (self.unselected == 'feature' and rest)
         )
-        self.freeze(self.num_layers - 1 if read else self.out_indices[-1])
-        unread = [] if read else [self.norm_f]
-        if not read and not (self.unselected == 'drop' and rest):
+        dropped = self.unselected == 'drop'
+        maps = dropped and rest and self.out_type == 'featmap'
+        inputs = rest and (not dropped or self.num_context > 0)
+        to_the_end = output or self.out_type == 'cls_token'
+        self.freeze(
+            self.num_layers - 1 if to_the_end else self.out_indices[-1]
+        )
+        unread = [] if to_the_end else [self.norm_f]
+        if not (output or maps):
             unread.append(self.coarse_cls_pos_embed)
-        if not read and not rest:
+        if not (output or maps or inputs):
             unread.append(self.coarse_pos_embed)
         for parameter in unread:
             if parameter is not None:
                 parameter.requires_grad_(False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Extract maps of stride P, whichever pass an image ends in.
+        """Extract features of the pass that each image ends in.
 
         Args:
             x: Images, (B, 3, H, W).
 
         Returns:
-            One (B, C, H / P, W / P) for each of ``out_indices``.
+            One map (B, C, H / P, W / P) for each of ``out_indices``, or the
+            class token (B, C) in a tuple of one.
         """
         learns = any(True for _ in self.cell_score.parameters())
         if self.training and (self.exit_head is not None or learns):
@@ -255,7 +272,10 @@ class MambaScopeBackbone(
                 'this model: train with exit_head=None and eta=1, or use '
                 "type='mmscope.MambaScopeSegmentor', which supervises them"
             )
-        return self.scope(x).merged_maps()
+        result = self.scope(x)
+        if self.out_type == 'cls_token':
+            return (result.merged_cls(),)
+        return result.merged_maps()
 
     def scope(
         self,

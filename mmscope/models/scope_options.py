@@ -11,7 +11,7 @@ from mmscope.functional.checks import check_choice, check_share
 from .reuse import REUSES
 
 CHOICES = dict(
-    out_type=('featmap',),
+    out_type=('featmap', 'cls_token'),
     reuse=REUSES,
     unselected=('embedding', 'feature', 'drop'),
     cls_position=CLS_POSITIONS,
@@ -69,6 +69,22 @@ def check_reuse_cls(reuse_cls: bool, reuse: str) -> None:
     """
     if reuse_cls and reuse == 'none':
         raise ValueError("reuse_cls=True needs reuse='mlp' or 'linear'")
+
+
+def check_cls_type(
+    out_type: str, out_indices: Sequence[int], num_layers: int
+) -> None:
+    """Refuse class tokens of other blocks than the last.
+
+    Raises:
+        ValueError: the last block is not among ``out_indices``.
+    """
+    if out_type == 'cls_token' and out_indices[-1] != num_layers - 1:
+        raise ValueError(
+            "out_type='cls_token' returns the class token after the last "
+            f'block: out_indices must end with {num_layers - 1}, got '
+            f'{tuple(out_indices)}'
+        )
 
 
 def check_context(num_context: int, unselected: str) -> None:

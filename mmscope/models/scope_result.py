@@ -128,6 +128,16 @@ class ScopeResult:
             )
         )
 
+    def merged_cls(self) -> Tensor:
+        """Class token of the pass that each image ended in, (B, C)."""
+        fine = self._refined()
+        if fine is None:
+            return self.coarse.cls
+        if self._all_hard:
+            return fine.cls
+        easy = self.easy
+        return merge_rows(easy, self.coarse.cls[easy], self.hard, fine.cls)
+
     @cached_property
     def fine_logits(self) -> Tensor | None:
         """Exit head on the fine class token, (B, K), NaN where exited.

@@ -17,10 +17,12 @@ from mmscope.functional import (
     tokens_to_map,
 )
 
+from .cell_scores import CellScore
 from .exit_head import ExitHead
 from .layers import ScoreMetric
 from .reuse import FeatureReuse
 from .stages import CoarseStage, FineStage
+from .vim import Encoded
 
 
 class ScopeStages:
@@ -38,6 +40,8 @@ class ScopeStages:
         cls_position: Place of the class token among the refined ones.
         token_order: Order of refined tokens and the others.
         exit_head: Head on the class token, or None.
+        out_type: 'featmap', or 'cls_token' for a model without maps.
+        cell_score: Score of the coarse cells.
         coarse_cls_pos_embed: Position embedding of the class token in the
             coarse stage, or None where it has the fine one's.
         coarse_pos_embed: Position embeddings of the coarse grid, or None
@@ -54,6 +58,8 @@ class ScopeStages:
     cls_position: str
     token_order: str
     exit_head: ExitHead | None
+    out_type: str
+    cell_score: CellScore
     coarse_cls_pos_embed: nn.Parameter | None
     coarse_pos_embed: nn.Parameter | None
 
@@ -81,8 +87,8 @@ class ScopeStages:
         if self.norm_f is not None:
             features, last_cls = split_cls(self.norm_f(out.last))
         maps = tuple(
-            tokens_to_map(norm(split_cls(level)[0]), grid)
-            for norm, level in zip(self.level_norms, out.levels, strict=True)
+            tokens_to_map(split_cls(level)[0], grid)
+            for level in self._map_levels(out)
         )
         importance, _ = split_cls(out.importance)
         return CoarseStage(tokens, features, last_cls, maps, importance)
@@ -112,10 +118,7 @@ class ScopeStages:
         )
         out = self.encode(sequence)
         cells, cls_place = fine_places(layout)
-        levels = [
-            norm(level)
-            for norm, level in zip(self.level_norms, out.levels, strict=True)
-        ]
+        levels = self._map_levels(out)
         if self.unselected == 'drop':
             # the other cells keep what the coarse pass made of them
             levels = [
@@ -125,11 +128,23 @@ class ScopeStages:
         maps = tuple(
             tokens_to_map(take_tokens(level, cells), grid) for level in levels
         )
-        logits = None
+        cls = logits = None
+        if self.exit_head is not None or self.out_type == 'cls_token':
+            cls = self.norm_f(take_tokens(out.last, cls_place).squeeze(1))
         if self.exit_head is not None:
-            cls = take_tokens(out.last, cls_place).squeeze(1)
-            logits = self.exit_head(self.norm_f(cls))
-        return FineStage(maps, logits, selected)
+            logits = self.exit_head(cls)
+        return FineStage(maps, cls, logits, selected)
+
+    def _map_levels(self, out: Encoded) -> list[Tensor]:
+        """Normalised sequences that maps are made of, (B, L, C) each.
+
+        A model that answers by class tokens has maps only to train a score.
+        """
+        if self.out_type == 'featmap':
+            return self.normed_levels(out)
+        if self.training and self.cell_score.reads_maps:
+            return [self.norm_f(out.last)]
+        return []
 
     def _fine_sequence(
         self,

@@ -18,7 +18,8 @@ class CoarseStage(NamedTuple):
         features: Output tokens after the final norm (B, N_c, C), or None
             where nothing reads them.
         cls: Class token after the final norm (B, C), or None likewise.
-        maps: One (B, C, h / 2, w / 2) for each level.
+        maps: One (B, C, h / 2, w / 2) for each level, none where the model
+            answers by class tokens alone.
         importance: (B, N_c).
     """
 
@@ -46,13 +47,16 @@ class FineStage(NamedTuple):
     """What the fine pass returns.
 
     Attributes:
-        maps: One (B, C, h, w) for each level.
+        maps: One (B, C, h, w) for each level, none as in the coarse stage.
+        cls: Class token after the final norm (B, C), or None where nothing
+            reads it.
         logits: Exit head on the class token (B, K), or None without one.
         selected: Refined coarse cells (B, k), -1 behind those of an image
             that has fewer.
     """
 
     maps: Maps
+    cls: Tensor | None
     logits: Tensor | None
     selected: Tensor
 
@@ -77,9 +81,16 @@ def join_stages(
         for one in stages
     ]
     levels = zip(*(one.maps for one in stages), strict=True)
-    logits = [one.logits for one in stages]
+    cls, logits = (
+        None if parts[0] is None else torch.cat(parts)[order]
+        for parts in (
+            [one.cls for one in stages],
+            [one.logits for one in stages],
+        )
+    )
     return FineStage(
         tuple(torch.cat(level)[order] for level in levels),
-        None if logits[0] is None else torch.cat(logits)[order],
+        cls,
+        logits,
         torch.cat(selected)[order],
     )

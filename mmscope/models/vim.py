@@ -241,6 +241,15 @@ class VimEncoder(LayerDepth, Embeddings):
                 importance = importance[:, places]
         return Encoded(tuple(levels), last, importance)
 
+    def normed_levels(self, encoded: Encoded) -> list[Tensor]:
+        """Each of ``out_indices`` through the norm of its own, (B, L, C)."""
+        return [
+            norm(level)
+            for norm, level in zip(
+                self.level_norms, encoded.levels, strict=True
+            )
+        ]
+
     def _run_blocks(
         self,
         x: Tensor,
@@ -360,12 +369,13 @@ class VisionMambaBackbone(VimEncoder):
         grid = tuple(side // self.patch_size for side in x.shape[2:])
         tokens = self.patch_embed(x) + self.pos_embed_at('pos_embed', grid)
         cls = (self.cls_token + self.cls_pos_embed).expand(x.shape[0], -1, -1)
-        levels = self.encode(insert_cls(tokens, cls)).levels
+        encoded = self.encode(insert_cls(tokens, cls))
+        levels = encoded.levels
         if self.out_type == 'raw':
             return tuple(self.norm_f(level) for level in levels)
         if self.out_type == 'cls_token':
             return tuple(self.norm_f(split_cls(lvl)[1]) for lvl in levels)
         return tuple(
-            tokens_to_map(norm(split_cls(level)[0]), grid)
-            for norm, level in zip(self.level_norms, levels, strict=True)
+            tokens_to_map(split_cls(level)[0], grid)
+            for level in self.normed_levels(encoded)
         )
