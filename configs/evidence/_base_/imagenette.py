@@ -5,7 +5,7 @@ _base_ = ['../../_base_/default_runtime.py']
 
 default_scope = 'mmpretrain'
 data_root = 'data/imagenette128'
-num_classes, image_size, max_epochs = 10, 112, 20
+num_classes, image_size, max_epochs = 10, 112, 8
 
 data_preprocessor = dict(
     num_classes=num_classes,
@@ -62,7 +62,7 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=5)
+train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=4)
 val_cfg = dict()
 test_cfg = dict()
 log_processor = dict(by_epoch=True)
@@ -73,7 +73,7 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=5, max_keep_ckpts=1),
+    checkpoint=dict(type='CheckpointHook', interval=4, max_keep_ckpts=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
 )

@@ -1,0 +1,33 @@
+# A plain Vim on half-size images of Imagenette: a quarter of the cost; see
+# docs/classification.md
+_base_ = ['imagenette_vim.py']
+
+image_size = _base_.image_size
+halve = dict(
+    type='Resize',
+    scale=(image_size // 2, image_size // 2),
+    interpolation='area',
+)
+train_dataloader = dict(
+    dataset=dict(
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='RandomResizedCrop', scale=image_size),
+            halve,
+            dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+            dict(type='PackInputs'),
+        ]
+    )
+)
+val_dataloader = dict(
+    dataset=dict(
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='CenterCrop', crop_size=image_size),
+            halve,
+            dict(type='PackInputs'),
+        ]
+    )
+)
+test_dataloader = val_dataloader
+model = dict(backbone=dict(img_size=image_size // 2))
