@@ -1,4 +1,4 @@
-"""Segment or detect in images; say which exit, and what is refined."""
+"""Segment, detect or classify images; say which exit, and what is refined."""
 
 import argparse
 from pathlib import Path

@@ -14,7 +14,7 @@ from rich.progress import track
 from mmscope.apis import ScopeInferencer, find_images
 from mmscope.engine.launch import load_config
 from mmscope.evaluation.task_metric import find_task_metric
-from mmscope.exits import collect_answers, stage_counts, sweep_eta
+from mmscope.exits import collect_answers, count_stages, sweep_eta
 from mmscope.exits.plots import plot_stages
 from mmscope.exits.runs import build_exit_runner
 from mmscope.visualization import (
@@ -92,7 +92,7 @@ def draw_validation(
     metric = find_task_metric(runner.test_evaluator.metrics)
     answers = collect_answers(model, loader, metric)['model']
     plot_stages(
-        stage_counts(answers, ETAS),
+        count_stages(answers, metric, ETAS),
         sweep_eta(answers, metric, ETAS),
         out_dir / 'stages.png',
     )

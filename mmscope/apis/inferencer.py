@@ -22,7 +22,7 @@ from mmscope.engine.options import set_eta, set_tau
 from mmscope.models import require_exits
 from mmscope.registry import MODELS
 from mmscope.utils.checkpoint import load_weights
-from mmscope.utils.config import type_name
+from mmscope.utils.config import model_config, type_name
 
 from .inputs import ImageInput, bgr_image, iterate_images
 
@@ -34,7 +34,7 @@ class Answer(NamedTuple):
     """An image and what was found in it.
 
     Attributes:
-        sample: Data sample of mmseg or mmdet with the predictions,
+        sample: Data sample of the model with the predictions,
             ``exited``, ``exit_confidence`` and ``refined_share``.
         image: The image, (H, W, 3), RGB, uint8.
     """
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 
 
 class ScopeInferencer:
-    """Segment or detect in images with early exit.
+    """Segment, detect or classify images with early exit.
 
     Args:
         config: Config file of an mmscope model, or the config.
@@ -97,7 +97,7 @@ class ScopeInferencer:
         self.batch_size = batch_size
         self.keep_logits = keep_logits
         device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-        model = MODELS.build(cfg.model)
+        model = MODELS.build(model_config(cfg))
         load_weights(model, str(checkpoint), cfg.filename)
         self.model: nn.Module = model.to(device).eval()
         self._load, self._prepare = _split_pipeline(cfg)

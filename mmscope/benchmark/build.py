@@ -5,6 +5,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from mmscope.utils.config import model_config
+
 
 def build_model(cfg: Config) -> nn.Module:
     """Build a config's model in evaluation mode, with random weights.
@@ -20,7 +22,7 @@ def build_model(cfg: Config) -> nn.Module:
             'model of mmseg, mmdet or mmpretrain'
         )
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model = revert_sync_batchnorm(MODELS.build(model_config(cfg)))
     model.eval()
     return model
 

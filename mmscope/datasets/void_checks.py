@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from mmengine.config import Config, ConfigDict
 
-from mmscope.utils.config import metric_configs, type_name
+from mmscope.utils.config import metric_configs, model_config, type_name
 
 from .wrappers import inner_datasets
 
@@ -55,7 +55,7 @@ def _parts(
     if 'train' in splits:
         for head in _as_list(cfg.model.get('auxiliary_head')):
             yield 'auxiliary_head', 'ignore_index', head
-        preprocessor = cfg.model.get('data_preprocessor')
+        preprocessor = model_config(cfg).get('data_preprocessor')
         if preprocessor:
             yield 'data_preprocessor', 'seg_pad_val', preprocessor
 

@@ -27,6 +27,8 @@ from mmscope.utils.checkpoint import (
 from mmscope.utils.config import metric_configs, type_name
 from mmscope.utils.structures import unwrap
 
+from .options import NAMING_HOOKS
+
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -162,7 +164,7 @@ def _answer_folders(cfg: Config) -> list[str]:
     metrics = metric_configs(cfg.get('test_evaluator'))
     folders = [metric.get('output_dir') for metric in metrics]
     hook = (cfg.get('default_hooks') or {}).get('visualization')
-    if type_name(hook) == 'DetVisualizationHook':
+    if type_name(hook) in NAMING_HOOKS:
         folders.append(hook.get('test_out_dir'))
     return [folder for folder in folders if folder]
 

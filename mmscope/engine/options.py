@@ -5,13 +5,16 @@ from pathlib import Path
 
 import mmengine
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmscope.models import has_exits, require_exits
 from mmscope.utils.config import metric_configs, type_name
+
+# hooks that name pictures after the images, which visualizers do not
+NAMING_HOOKS = ('DetVisualizationHook', 'ClassVisualizationHook')
 
 
 def set_eta(cfg: Config, eta: float) -> None:
@@ -112,16 +115,16 @@ def set_pictures(cfg: Config, folder: str) -> None:
     """
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     name = type_name(hook)
-    if name == 'DetVisualizationHook':
-        # names pictures after the images, which the visualizer does not
+    if name in NAMING_HOOKS:
         hook.test_out_dir = str(Path(folder).absolute())
     elif name == 'SegVisualizationHook' and cfg.get('visualizer'):
         cfg.visualizer.save_dir = folder
     else:
         raise ValueError(
             '--show-dir needs default_hooks.visualization=dict(type='
-            "'SegVisualizationHook' or 'DetVisualizationHook') and a "
-            f'visualizer, {cfg.filename} has {hook}'
+            "'SegVisualizationHook', 'DetVisualizationHook' or "
+            "'mmscope.ClassVisualizationHook') and a visualizer, "
+            f'{cfg.filename} has {hook}'
         )
     hook.update(draw=True, interval=1)
 
@@ -130,11 +133,12 @@ def set_output(cfg: Config, folder: str) -> None:
     """Write predictions and the decision about each image.
 
     Args:
-        cfg: Config to change; one of its metrics is an IoUMetric or
-            CocoMetric.
-        folder: Gets exits.json, exit_statistics.json and predictions/, or
+        cfg: Config to change; one of its metrics is an IoUMetric, CocoMetric
+            or Accuracy.
+        folder: Gets exits.json, exit_statistics.json and predictions/,
             predictions.bbox.json and predictions.segm.json in COCO's format
-            of results.
+            of results, or of a classifier predictions.pkl, mmengine's dump
+            of its data samples, which mmpretrain's analysis tools read.
 
     Raises:
         ValueError: the metrics are others.
@@ -148,10 +152,16 @@ def set_output(cfg: Config, folder: str) -> None:
     elif coco := metrics.get('CocoMetric'):
         path.mkdir(parents=True, exist_ok=True)
         coco.outfile_prefix = str(path / 'predictions')
+    elif 'Accuracy' in metrics:
+        dump = dict(
+            type='DumpResults', out_file_path=str(path / 'predictions.pkl')
+        )
+        found = metric_configs(cfg.test_evaluator)
+        cfg.test_evaluator = [*found, ConfigDict(dump)]
     else:
         raise ValueError(
-            '--out needs a test_evaluator of type IoUMetric or CocoMetric, '
-            f'got {", ".join(metrics) or None}; test without --out'
+            '--out needs a test_evaluator of type IoUMetric, CocoMetric or '
+            f'Accuracy, got {", ".join(metrics) or None}; test without --out'
         )
     if exits := metrics.get('ExitMetric'):
         exits.out_file = str(path / 'exits.json')

@@ -41,6 +41,7 @@ class TaskMetric:
 
     Attributes:
         main: Name of the score that curves show.
+        right_or_wrong: Whether an answer is just that, as in classification.
 
     Raises:
         ValueError: the metric is not known, or gives no scores.
@@ -52,6 +53,7 @@ class TaskMetric:
         kind = known_kind(metric)
         self.metric = metric
         self.main, self._points = MAIN_SCORES[kind](metric)
+        self.right_or_wrong = kind == 'Accuracy'
         self._own_quality = QUALITIES.get(kind)
         self._has_objects = HAS_OBJECTS.get(kind, lambda _: True)
         self._matcher = None

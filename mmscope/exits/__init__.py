@@ -17,10 +17,10 @@ from .replay import (
     random_curve,
     replay,
     share_of_oracle,
-    stage_counts,
     summarize,
     sweep_eta,
 )
+from .stages import count_stages
 
 __all__ = [
     'BUDGETS',
@@ -39,6 +39,7 @@ __all__ = [
     'confidence_curve',
     'count_gflops',
     'count_share_gflops',
+    'count_stages',
     'device_name',
     'exit_auroc',
     'frontier',
@@ -48,7 +49,6 @@ __all__ = [
     'random_curve',
     'replay',
     'share_of_oracle',
-    'stage_counts',
     'summarize',
     'sweep_elastic',
     'sweep_eta',

@@ -169,7 +169,7 @@ def plot_stages(
     """Draw how many images end at each stage, right and wrong (Figure 8).
 
     Args:
-        stages: Records of :func:`mmscope.exits.stage_counts`.
+        stages: Records of :func:`mmscope.exits.count_stages`.
         sweep: Records of :func:`mmscope.exits.sweep_eta` at the same
             thresholds.
         path: Picture to write.
@@ -177,7 +177,8 @@ def plot_stages(
     figure, axis = plt.subplots(figsize=(0.55 * len(stages) + 3, 4.4))
     places = np.arange(len(stages))
     base = np.zeros(len(stages))
-    for key, label, colour in STAGES:
+    kinds = CLASS_STAGES if CLASS_STAGES[0][0] in stages[0] else STAGES
+    for key, label, colour in kinds:
         heights = np.array([record[key] for record in stages])
         axis.bar(places, heights, bottom=base, color=colour, label=label)
         base += heights
@@ -193,6 +194,12 @@ def plot_stages(
     save_figure(figure, path, top=0.86)
 
 
+CLASS_STAGES = (
+    ('coarse_right', 'coarse, right', '#2a7f62'),
+    ('coarse_wrong', 'coarse, wrong', '#9fd3be'),
+    ('fine_wrong', 'fine, wrong', '#c9d5ef'),
+    ('fine_right', 'fine, right', '#3b5ba5'),
+)
 STAGES = (
     ('exited_right', 'coarse, as good as fine', '#2a7f62'),
     ('exited_wrong', 'coarse, worse than fine', '#9fd3be'),

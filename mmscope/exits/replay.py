@@ -152,38 +152,6 @@ def confidence_curve(
     ]
 
 
-def stage_counts(
-    answers: ExitAnswers,
-    etas: Sequence[float],
-    tolerance: float = TOLERANCE,
-) -> list[dict[str, float]]:
-    """Count where images end, and which of them were right to (Figure 8).
-
-    A coarse answer is right if it is as good as the fine one; an image is
-    refined with reason if it is not. An image of which some windows exit
-    counts in part for each.
-
-    Returns:
-        For each of ``etas``: 'eta', 'exited_right', 'exited_wrong',
-        'refined_right', 'refined_wrong', and 'accuracy' of the decision.
-    """
-    good = answers.quality_drop <= tolerance
-    records = []
-    for eta in etas:
-        exited = replay(answers, eta)
-        refined = 1 - exited
-        record = dict(
-            eta=float(eta),
-            exited_right=float(exited[good].sum()),
-            exited_wrong=float(exited[~good].sum()),
-            refined_right=float(refined[~good].sum()),
-            refined_wrong=float(refined[good].sum()),
-        )
-        right = record['exited_right'] + record['refined_right']
-        records.append(dict(record, accuracy=right / len(answers)))
-    return records
-
-
 def share_of_oracle(
     curve: Sequence[Record], random: Sequence[Record], oracle: Sequence[Record]
 ) -> float:

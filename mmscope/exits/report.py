@@ -27,9 +27,9 @@ from .replay import (
     random_curve,
     share_of_oracle,
     share_text,
-    stage_counts,
     sweep_eta,
 )
+from .stages import count_stages
 
 RATES = tuple(np.linspace(0, 1, 21))
 SWEEP_COLUMNS = dict(
@@ -61,7 +61,7 @@ class SweepReport:
         sweep: Records of :func:`sweep_eta`, by eta.
         curves: Scores over the exit rate of 'oracle', 'random', and each
             policy beside the model's own.
-        stages: Records of :func:`stage_counts`, by eta.
+        stages: Records of :func:`count_stages`, by eta.
         quality: Figures 'auroc' and 'share_of_oracle' of each policy, the
             model's own by the name 'model'.
     """
@@ -123,7 +123,7 @@ def report_sweep(
     return SweepReport(
         sweep,
         curves,
-        stage_counts(answers, sorted(etas), tolerance),
+        count_stages(answers, metric, sorted(etas), tolerance),
         quality,
     )
 

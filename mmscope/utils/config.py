@@ -1,6 +1,6 @@
 """What a config says, however its user wrote it."""
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 
 
 def type_name(cfg: object) -> str:
@@ -16,6 +16,20 @@ def type_name(cfg: object) -> str:
     kind = cfg.get('type', '') if isinstance(cfg, dict) else ''
     name = kind if isinstance(kind, str) else kind.__name__
     return name.split('.')[-1]
+
+
+def model_config(cfg: Config) -> ConfigDict:
+    """Config of the model that a Runner would build.
+
+    mmpretrain's configs have the data preprocessor beside the model.
+
+    Args:
+        cfg: Complete config, which stays as it is.
+    """
+    model = ConfigDict(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return model
 
 
 def metric_configs(evaluator: object) -> list[ConfigDict]:

@@ -1,12 +1,14 @@
 """Pictures and plots."""
 
 from .answers import build_visualizer, draw_answer
+from .class_hook import ClassVisualizationHook
 from .names import PictureNames
 from .scope_hook import ScopeVisualizationHook
 from .scope_pictures import ScopePicture, picture_scope
 from .sheet import draw_scope, render_scope
 
 __all__ = [
+    'ClassVisualizationHook',
     'PictureNames',
     'ScopePicture',
     'ScopeVisualizationHook',

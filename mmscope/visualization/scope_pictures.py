@@ -24,7 +24,7 @@ from mmscope.models import (
 )
 from mmscope.utils.structures import canvas_of
 
-from .answers import draw_answer
+from .answers import draw_answer, image_seen, is_classified
 from .names import PictureNames
 
 Size = tuple[int, int]
@@ -46,7 +46,7 @@ class ScopePicture:
 
     Attributes:
         name: File name, another one for each picture of a call.
-        image: Image, (H, W, 3), RGB.
+        image: Image, or what a classifier saw of it, (H, W, 3), RGB.
         scores: Scores of the coarse cells on the image, (H, W).
         label: What these scores are.
         selected: Pixels that would be refined, (H, W) bool.
@@ -104,10 +104,10 @@ def picture_scope(
     """Answer images both ways and draw what there is to see.
 
     Args:
-        model: A segmentor or detector of mmscope.
+        model: A segmentor, detector or classifier of mmscope.
         items: What the test pipeline makes of each image: 'inputs' and
             'data_samples', and 'image', (H, W, 3) RGB, where it is no file.
-        visualizer: Visualizer of mmseg or mmdet, with the dataset's meta.
+        visualizer: Visualizer of the model's library, with the dataset's meta.
         judge: Judge of the answers, where there is ground truth.
 
     Raises:
@@ -138,11 +138,13 @@ def _picture(
     scored = fine_passes[0].refinement.scores is not None
     if settings.tau is not None and not any(shares):
         fine, _ = _answer(model, item, 1.0, -inf)
-    image = _image_of(item, fine)
+    image = _image_of(model, item, fine)
     scores, selected = _on_image(
         cells_on_canvas(model, fine_passes, canvas_of(fine)), fine, image
     )
-    has_truth = 'gt_sem_seg' in coarse or 'gt_instances' in coarse
+    has_truth = any(
+        key in coarse for key in ('gt_sem_seg', 'gt_instances', 'gt_label')
+    )
     quality = None
     if judge is not None:
         quality = tuple(map(judge.quality, judge.entries([coarse, fine])))
@@ -177,8 +179,12 @@ def _answer(
         return model.test_step(batch)[0], passes
 
 
-def _image_of(item: dict, sample: BaseDataElement) -> np.ndarray:
+def _image_of(
+    model: nn.Module, item: dict, sample: BaseDataElement
+) -> np.ndarray:
     """The image to draw on, (H, W, 3) RGB."""
+    if is_classified(sample):
+        return image_seen(item['inputs'], model)
     if item.get('image') is not None:
         return item['image']
     path = sample.metainfo.get('img_path', '')

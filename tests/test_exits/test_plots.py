@@ -1,3 +1,4 @@
+import numpy as np
 from PIL import Image
 
 from mmscope.exits.plots import plot_stages, plot_sweep
@@ -18,6 +19,15 @@ def test_plots_are_written(tmp_path) -> None:
         sweep,
         tmp_path / 'stages.png',
     )
+    correct = dict(coarse_right=5, coarse_wrong=0, fine_right=0, fine_wrong=1)
+    plot_stages(
+        [dict(counts, **correct, eta=r['eta']) for r in sweep],
+        sweep,
+        tmp_path / 'correct.png',
+    )
+    bars = (tmp_path / name for name in ('stages.png', 'correct.png'))
+    one, other = (np.asarray(Image.open(path)) for path in bars)
+    assert one.shape != other.shape or (one != other).any()
     # GFLOPs take a second panel
     assert Image.open(tmp_path / 'sweep.png').width > 800
     assert min(Image.open(tmp_path / 'stages.png').size) > 300

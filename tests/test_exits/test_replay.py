@@ -1,20 +1,22 @@
 import numpy as np
 import pytest
 import torch
+from mmpretrain.evaluation import Accuracy
 from mmseg.evaluation import IoUMetric
 
 from mmscope.evaluation.task_metric import TaskMetric
 from mmscope.exits import (
     ExitAnswers,
     confidence_curve,
+    count_stages,
     exit_auroc,
     oracle_curve,
     random_curve,
     share_of_oracle,
-    stage_counts,
     sweep_eta,
 )
 from mmscope.exits.replay import auroc_text, share_text
+from mmscope.exits.stages import correct_counts, stage_counts
 
 
 def entry(agreeing: int) -> tuple:
@@ -151,3 +153,36 @@ def test_pictures_go_from_sure_to_unsure(answers) -> None:
     assert shuffled.from_sure_to_unsure(4) == [1, 3, 0, 2]
     assert shuffled.from_sure_to_unsure(2) == [1, 2]
     assert shuffled.from_sure_to_unsure(9) == [1, 3, 0, 2]
+
+
+def test_stages_of_a_classifier_count_right_answers() -> None:
+    """Figure 8: how many are right by the stage that they end at."""
+    metric = TaskMetric(Accuracy(topk=(1,)))
+
+    def judged(label: int) -> dict:
+        score = torch.zeros(3)
+        score[label] = 1
+        return dict(pred_score=score, gt_label=torch.tensor([0]))
+
+    # right at both, at the coarse, at the fine stage, at none
+    labels = [(0, 0), (0, 1), (1, 0), (2, 1)]
+    entries = [tuple(map(judged, one[::-1])) for one in labels]
+    quality = [[metric.quality(e) for e in one[::-1]] for one in entries]
+    answers = ExitAnswers(
+        names=[f'{n}.png' for n in range(4)],
+        confidence=np.array([0.9, 0.8, 0.7, 0.6]),
+        windows=[np.array([c]) for c in (0.9, 0.8, 0.7, 0.6)],
+        entries=entries,
+        quality=np.array(quality),
+        gflops=np.ones((4, 2)),
+        seconds=np.ones((4, 2)),
+    )
+    names = ('coarse_right', 'coarse_wrong', 'fine_right', 'fine_wrong')
+    counts = [
+        tuple(record[name] for name in names)
+        for record in correct_counts(answers, [0, 0.65, 0.75, 1])
+    ]
+    assert counts == [(2, 2, 0, 0), (2, 1, 0, 1), (2, 0, 1, 1), (0, 0, 2, 2)]
+    (both,) = count_stages(answers, metric, [0.75])
+    assert both['coarse_right'] == both['exited_right'] == 2
+    assert both['accuracy'] == 0.75

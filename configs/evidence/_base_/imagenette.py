@@ -5,6 +5,11 @@ _base_ = ['../../_base_/default_runtime.py']
 
 default_scope = 'mmpretrain'
 data_root = 'data/imagenette128'
+classes = (
+    *('tench', 'English springer', 'cassette player', 'chain saw'),
+    *('church', 'French horn', 'garbage truck', 'gas pump'),
+    *('golf ball', 'parachute'),
+)
 num_classes, image_size, max_epochs = 10, 112, 8
 
 data_preprocessor = dict(
@@ -21,6 +26,7 @@ train_dataloader = dict(
         type='CustomDataset',
         data_root=data_root,
         data_prefix='train',
+        classes=classes,
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='RandomResizedCrop', scale=image_size),
@@ -37,6 +43,7 @@ val_dataloader = dict(
         type='CustomDataset',
         data_root=data_root,
         data_prefix='val',
+        classes=classes,
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='CenterCrop', crop_size=image_size),
@@ -75,5 +82,5 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', interval=4, max_keep_ckpts=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='VisualizationHook', enable=False),
+    visualization=dict(type='mmscope.ClassVisualizationHook'),
 )

@@ -1,0 +1,65 @@
+"""Images of three classes, in folders named after them, and a classifier."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+# OpenCV's channel order
+COLOURS = dict(blue=(200, 40, 40), green=(40, 200, 40), red=(40, 40, 200))
+CONFIG = """
+_base_ = '{root}/configs/evidence/{base}.py'
+data_preprocessor = dict(num_classes=3)
+model = dict(
+    backbone=dict(
+        arch=dict(embed_dims=16, num_layers=2, d_state=4),
+        img_size=32,
+        out_indices=(1,),
+        {head},
+    ),
+)
+pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='CenterCrop', crop_size=32),
+    dict(type='PackInputs'),
+]
+data = dict(data_root='{data}', classes=('blue', 'green', 'red'))
+train_dataloader = dict(batch_size=6, dataset=dict(data, pipeline=pipeline))
+val_dataloader = dict(batch_size=4, dataset=dict(data, pipeline=pipeline))
+test_dataloader = val_dataloader
+param_scheduler = dict(_delete_=True, type='ConstantLR', factor=1)
+optim_wrapper = dict(optimizer=dict(lr=0.01))
+train_cfg = dict(max_epochs=2, val_interval=2)
+default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=-1))
+val_evaluator = [dict(type='Accuracy', topk=(1,)), *{metrics}]
+test_evaluator = val_evaluator
+"""
+
+
+def write_images(folder: Path, number: int) -> None:
+    """Write images of 40 x 48 (H x W) below a folder for each class."""
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(number):
+            noise = rng.integers(-40, 40, (40, 48, 3))
+            image = np.clip(np.array(colour) + noise, 0, 255)
+            path = folder / name / f'{name}_{index}.png'
+            cv2.imwrite(str(path), image.astype(np.uint8))
+
+
+def write_classifier(folder: Path, more: str = '') -> Path:
+    """Write images and the config of a classifier that learns them fast."""
+    write_images(folder / 'data/train', 8)
+    write_images(folder / 'data/val', 4)
+    path = folder / 'classifier.py'
+    text = CONFIG.format(
+        root=ROOT,
+        base='imagenette_paper',
+        data=folder / 'data',
+        head='exit_head=dict(num_classes=3)',
+        metrics="[dict(type='mmscope.ExitMetric')]",
+    )
+    path.write_text(text + more)
+    return path
