@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_distributed
+from mmengine.hooks import EMAHook
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmscope.datasets.checks import (
@@ -98,8 +99,19 @@ def build_runner(
     if source and (checkpoint is not None or cfg.get('resume')):
         check_weights(state, unwrap(runner.model), source, cfg.filename)
     if checkpoint is not None:
+        _rest_averages(runner)
         runner.load_or_resume()
     return runner
+
+
+def _rest_averages(runner: Runner) -> None:
+    """Take out hooks that average weights, which only training needs.
+
+    A checkpoint of theirs has the averages for the model's weights; the
+    hooks would fail to load it here, or put the others back.
+    """
+    for hook in [h for h in runner.hooks if isinstance(h, EMAHook)]:
+        runner.hooks.remove(hook)
 
 
 def _file_to_load(cfg: Config) -> str | None:
