@@ -130,9 +130,34 @@ class MultiLabelExitHead(ExitHead):
 
 @MODELS.register_module()
 class SingleLabelExitHead(ExitHead):
-    """Which of K classes an image is of, for classification."""
+    """Which of K classes an image is of, for classification.
+
+    Args:
+        num_classes: Classes K.
+        in_channels: Channels of the class token; the backbone fills it in.
+        label_smoothing: Share of the target that is spread evenly over all
+            classes, in [0, 1).
+        init_cfg: mmengine's.
+
+    Raises:
+        ValueError: ``label_smoothing`` is out of range.
+    """
 
     labels = 'single'
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        label_smoothing: float = 0.0,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(
+                f'label_smoothing must be in [0, 1), got {label_smoothing}'
+            )
+        super().__init__(num_classes, in_channels, init_cfg)
+        self.label_smoothing = label_smoothing
 
     def confidence(self, logits: Tensor) -> Tensor:
         """Probability of the predicted class (Eq. 6-7)."""
@@ -144,4 +169,6 @@ class SingleLabelExitHead(ExitHead):
 
     def supervision(self, logits: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy with labels (B,) or soft labels (B, K)."""
-        return F.cross_entropy(logits.float(), target)
+        return F.cross_entropy(
+            logits.float(), target, label_smoothing=self.label_smoothing
+        )

@@ -9,14 +9,14 @@ ROOT = Path(__file__).parents[2]
 # OpenCV's channel order
 COLOURS = dict(blue=(200, 40, 40), green=(40, 200, 40), red=(40, 40, 200))
 CONFIG = """
-_base_ = '{root}/configs/evidence/{base}.py'
+_base_ = '{root}/configs/{base}.py'
 data_preprocessor = dict(num_classes=3)
 model = dict(
     backbone=dict(
         arch=dict(embed_dims=16, num_layers=2, d_state=4),
         img_size=32,
         out_indices=(1,),
-        {head},
+        exit_head=dict(num_classes=3),
     ),
 )
 pipeline = [
@@ -24,16 +24,31 @@ pipeline = [
     dict(type='CenterCrop', crop_size=32),
     dict(type='PackInputs'),
 ]
-data = dict(data_root='{data}', classes=('blue', 'green', 'red'))
-train_dataloader = dict(batch_size=6, dataset=dict(data, pipeline=pipeline))
-val_dataloader = dict(batch_size=4, dataset=dict(data, pipeline=pipeline))
+data = dict(
+    _delete_=True,
+    type='CustomDataset',
+    data_root='{data}',
+    classes=('blue', 'green', 'red'),
+    pipeline=pipeline,
+)
+train_dataloader = dict(
+    batch_size=6, num_workers=0, dataset=dict(data, data_prefix='train')
+)
+val_dataloader = dict(
+    batch_size=4, num_workers=0, dataset=dict(data, data_prefix='val')
+)
 test_dataloader = val_dataloader
+val_evaluator = [
+    dict(type='Accuracy', topk=(1,)),
+    dict(type='mmscope.ExitMetric'),
+]
+test_evaluator = val_evaluator
 param_scheduler = dict(_delete_=True, type='ConstantLR', factor=1)
 optim_wrapper = dict(optimizer=dict(lr=0.01))
-train_cfg = dict(max_epochs=2, val_interval=2)
-default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=-1))
-val_evaluator = [dict(type='Accuracy', topk=(1,)), *{metrics}]
-test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=2, val_interval=1)
+default_hooks = dict(
+    checkpoint=dict(interval=1, max_keep_ckpts=-1, save_best=None)
+)
 """
 
 
@@ -49,17 +64,19 @@ def write_images(folder: Path, number: int) -> None:
             cv2.imwrite(str(path), image.astype(np.uint8))
 
 
-def write_classifier(folder: Path, more: str = '') -> Path:
-    """Write images and the config of a classifier that learns them fast."""
+def write_classifier(
+    folder: Path, base: str = 'evidence/imagenette_paper', more: str = ''
+) -> Path:
+    """Write images and the config of a classifier that learns them fast.
+
+    Args:
+        folder: Folder of both.
+        base: Config of the project that it differs from.
+        more: More settings.
+    """
     write_images(folder / 'data/train', 8)
     write_images(folder / 'data/val', 4)
     path = folder / 'classifier.py'
-    text = CONFIG.format(
-        root=ROOT,
-        base='imagenette_paper',
-        data=folder / 'data',
-        head='exit_head=dict(num_classes=3)',
-        metrics="[dict(type='mmscope.ExitMetric')]",
-    )
+    text = CONFIG.format(root=ROOT, base=base, data=folder / 'data')
     path.write_text(text + more)
     return path

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.registry import init_default_scope
 from mmpretrain.models import ImageClassifier
+from mmpretrain.models.losses import LabelSmoothLoss
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
@@ -85,6 +86,27 @@ def test_soft_labels_are_those_of_mixup():
     losses, result = recorded(model, x, samples)
     expected = -(scores * result.fine_logits.log_softmax(1)).sum(1).mean()
     assert losses['loss_exit'].item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize('soft', [False, True])
+def test_smoothed_labels_are_those_of_mmpretrains_loss(soft):
+    smooth = dict(BACKBONE['exit_head'], label_smoothing=0.1)
+    model = make(backbone=dict(exit_head=smooth)).train()
+    if soft:
+        target = torch.tensor([[0.7, 0.3, 0, 0, 0], [0, 0, 0.5, 0.25, 0.25]])
+        samples = [DataSample().set_gt_score(score) for score in target]
+    else:
+        target, samples = torch.tensor([1, 4]), samples_of([1, 4])
+    losses, result = recorded(model, images(2), samples)
+    expected = LabelSmoothLoss(0.1, CLASSES)(result.fine_logits, target)
+    assert losses['loss_exit'].item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize('value', [-0.1, 1.0])
+def test_smoothing_out_of_range_is_refused(value):
+    head = dict(BACKBONE['exit_head'], label_smoothing=value)
+    with pytest.raises(ValueError, match=rf'\[0, 1\), got {value}'):
+        make(backbone=dict(exit_head=head))
 
 
 def test_batch_augmentation_of_mmpretrain_reaches_the_loss():
