@@ -1,5 +1,6 @@
 """Configs of configs/imagenet: sizes, recipe, and a step on real files."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, DefaultScope, init_default_scope
 from torch import nn
 
-from mmscope.benchmark.build import build_model
+from mmscope.benchmark.build import build_model, default_shape
 from mmscope.models import MambaScopeBackbone, has_exits
 
 FOLDER = Path(__file__).parents[1] / 'configs/imagenet'
@@ -51,6 +52,19 @@ def built(request) -> tuple[str, Config, nn.Module]:
     return request.param, cfg, build_model(cfg)
 
 
+@pytest.mark.parametrize(
+    ('name', 'side'),
+    [
+        ('vim_t_in1k', 224),
+        ('mambascope_t_in1k', 224),
+        ('../evidence/imagenette_vim', 112),
+        ('../evidence/imagenette_vimcoarse', 56),
+    ],
+)
+def test_costs_are_told_for_the_size_that_is_trained_on(name, side) -> None:
+    assert default_shape(read(name)) == (side, side)
+
+
 def test_every_config_is_known_here() -> None:
     found = {path.stem for path in FOLDER.glob('*.py')}
     assert found == {*PARAMETERS, *VARIANTS}
@@ -85,6 +99,15 @@ def test_decay_leaves_out_what_is_no_matrix(built) -> None:
     }
     assert decayed == matrices
     assert len(decayed) > 40
+
+
+def test_readme_has_a_row_for_every_config() -> None:
+    text = (FOLDER / 'README.md').read_text()
+    for name in (*PARAMETERS, *VARIANTS):
+        (row,) = re.findall(rf'^\| \[{name}\.py\].*$', text, re.MULTILINE)
+        ours, paper = PARAMETERS[VARIANTS.get(name, name)]
+        assert f'| {paper or "-"} | {ours / 1e6:.2f}M |' in row
+        assert row.endswith('| not yet measured |')
 
 
 @pytest.mark.parametrize('name', VARIANTS)

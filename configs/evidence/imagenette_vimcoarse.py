@@ -2,17 +2,16 @@
 # docs/classification.md
 _base_ = ['imagenette_vim.py']
 
-image_size = _base_.image_size
+full_size = _base_.image_size
+image_size = full_size // 2
 halve = dict(
-    type='Resize',
-    scale=(image_size // 2, image_size // 2),
-    interpolation='area',
+    type='Resize', scale=(image_size, image_size), interpolation='area'
 )
 train_dataloader = dict(
     dataset=dict(
         pipeline=[
             dict(type='LoadImageFromFile'),
-            dict(type='RandomResizedCrop', scale=image_size),
+            dict(type='RandomResizedCrop', scale=full_size),
             halve,
             dict(type='RandomFlip', prob=0.5, direction='horizontal'),
             dict(type='PackInputs'),
@@ -23,11 +22,11 @@ val_dataloader = dict(
     dataset=dict(
         pipeline=[
             dict(type='LoadImageFromFile'),
-            dict(type='CenterCrop', crop_size=image_size),
+            dict(type='CenterCrop', crop_size=full_size),
             halve,
             dict(type='PackInputs'),
         ]
     )
 )
 test_dataloader = val_dataloader
-model = dict(backbone=dict(img_size=image_size // 2))
+model = dict(backbone=dict(img_size=image_size))

@@ -28,6 +28,10 @@ def build_model(cfg: Config) -> nn.Module:
 
 
 def default_shape(cfg: Config) -> tuple[int, int]:
-    """Size that a config trains on: its crop_size, else its img_size."""
-    size = cfg.get('crop_size') or cfg.model.backbone.get('img_size', 512)
+    """Size that a config trains on: its crop_size, image_size or img_size."""
+    size = (
+        cfg.get('crop_size')
+        or cfg.get('image_size')
+        or cfg.model.backbone.get('img_size', 512)
+    )
     return (size, size) if isinstance(size, int) else tuple(size)
