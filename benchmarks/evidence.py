@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from mmscope.benchmark.build import default_shape
 from mmscope.evaluation.task_metric import TaskMetric, find_task_metric
 from mmscope.exits import (
     AnswerCache,
@@ -43,6 +44,7 @@ from mmscope.exits.replay import Record
 from mmscope.exits.runs import build_exit_runner
 from mmscope.models import VisionMambaBackbone, exit_settings
 from mmscope.models.vim import VimEncoder
+from mmscope.utils.config import type_name
 from mmscope.utils.flops import model_flops
 from mmscope.visualization.figure import save_figure
 
@@ -53,7 +55,10 @@ UNCERTAINTY = dict(type='mmscope.CoarseUncertainty')
 RUN = re.compile(r'(?P<method>\w+)_s(?P<seed>\d+)')
 TAIL = ('neck', 'head')
 # the plain Vim whose pass is the unit of cost, and the size of most images
+# in segmentation
 REFERENCE, SIZE = dict(embed_dims=64, num_layers=6), (192, 256)
+# how a log names what models are judged by
+SCORES = ('mIoU', 'accuracy/top1')
 
 
 def backbone_cost(model: nn.Module) -> ShareCost:
@@ -73,6 +78,7 @@ def backbone_cost(model: nn.Module) -> ShareCost:
             vim = VisionMambaBackbone(
                 arch_of(net),
                 img_size=size,
+                patch_size=net.patch_size,
                 out_indices=net.out_indices,
             )
             flops = model_flops(model, size)
@@ -228,8 +234,14 @@ def table(results: dict, kind: str) -> Table:
     return sheet
 
 
-def plot(results: dict, path: Path) -> None:
-    """Draw every run's scores over its costs, one colour for a method."""
+def plot(results: dict, path: Path, score: str) -> None:
+    """Draw every run's scores over its costs, one colour for a method.
+
+    Args:
+        results: Curves of each run, by method.
+        path: Picture to write.
+        score: Name of the score.
+    """
     figure, axis = plt.subplots(figsize=(7.2, 4.8))
     for number, (method, runs) in enumerate(results.items()):
         for index, run in enumerate(runs):
@@ -242,7 +254,7 @@ def plot(results: dict, path: Path) -> None:
                 label=method if index == 0 else None,
             )
     axis.set_xlabel('cost of the backbone, in passes of the plain Vim')
-    axis.set_ylabel('mIoU (%)')
+    axis.set_ylabel(f'{score} (%)')
     axis.grid(alpha=0.3)
     axis.legend()
     save_figure(figure, path)
@@ -255,28 +267,47 @@ def vim_result(folder: Path) -> dict[str, list[Record]]:
     """
     (*_, log) = sorted(folder.glob('*/vis_data/scalars.json'))
     records = map(json.loads, log.read_text().splitlines())
-    (*_, last) = (record for record in records if 'mIoU' in record)
+    (*_, score) = (r[key] for r in records for key in SCORES if key in r)
     (config,) = folder.glob('*.py')
     cfg = Config.fromfile(config)
     scale = cfg.get('image_scale', 1.0)
+    seen = tuple(int(side * scale) for side in SIZE)
+    whole = SIZE
+    if 'image_size' in cfg:
+        seen = default_shape(cfg)
+        whole = tuple(round(side / scale) for side in seen)
+    net = cfg.model.backbone
     works = [
         model_flops(
-            VisionMambaBackbone(arch, out_indices=(arch['num_layers'] - 1,)),
-            tuple(int(side * factor) for side in SIZE),
+            VisionMambaBackbone(
+                arch,
+                patch_size=net.get('patch_size', 16),
+                out_indices=(arch['num_layers'] - 1,),
+            ),
+            size,
         ).refined.total()
-        for arch, factor in (
-            (dict(cfg.model.backbone.arch), scale),
-            (REFERENCE, 1.0),
-        )
+        for arch, size in ((dict(net.arch), seen), (REFERENCE, whole))
     ]
-    point = dict(gflops=works[0] / works[1], score=last['mIoU'])
+    point = dict(gflops=works[0] / works[1], score=score)
     return dict.fromkeys(('calibrated', 'best', 'exits', 'fixed'), [point])
+
+
+def ways_of(method: str, folder: Path) -> tuple[str, ...]:
+    """How the weights of a run are tried, see :func:`refining_as`.
+
+    Only answers of pixels say where in an image they are unsure.
+    """
+    (config,) = folder.glob('*.py')
+    kind = type_name(Config.fromfile(config).model)
+    both = 'paper' in method and kind == 'MambaScopeSegmentor'
+    return ('own', 'untrained') if both else ('own',)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('runs', type=Path, help='folder of the work dirs')
     parser.add_argument('--out', type=Path, required=True, help='json file')
+    parser.add_argument('--score', default='mIoU', help='name of the score')
     args = parser.parse_args()
     results: dict[str, list] = {}
     for folder in sorted(args.runs.iterdir()):
@@ -289,7 +320,7 @@ def main() -> None:
                 dict(seed=seed, **vim_result(folder))
             )
             continue
-        for how in ('own', 'untrained') if 'paper' in method else ('own',):
+        for how in ways_of(method, folder):
             name = method if how == 'own' else f'{method}, run elastic'
             results.setdefault(name, []).append(
                 dict(seed=seed, **curves_of_run(folder, how))
@@ -299,7 +330,7 @@ def main() -> None:
     for kind in ('calibrated', 'best', 'exits'):
         console.print(kind)
         console.print(table(results, kind))
-    plot(results, args.out.with_suffix('.png'))
+    plot(results, args.out.with_suffix('.png'), args.score)
 
 
 if __name__ == '__main__':

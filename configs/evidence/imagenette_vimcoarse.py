@@ -2,8 +2,8 @@
 # docs/classification.md
 _base_ = ['imagenette_vim.py']
 
-full_size = _base_.image_size
-image_size = full_size // 2
+full_size, image_scale = _base_.image_size, 0.5
+image_size = int(image_scale * full_size)
 halve = dict(
     type='Resize', scale=(image_size, image_size), interpolation='area'
 )
