@@ -86,13 +86,25 @@ def set_resume(cfg: Config, source: str) -> None:
     if source != 'auto':
         cfg.resume, cfg.load_from = True, source
         return
-    path = find_latest_checkpoint(cfg.work_dir)
-    if path is None:  # training starts from the beginning
-        cfg.resume = False
-    elif Path(path).exists():
-        cfg.resume, cfg.load_from = True, None
-    else:
-        cfg.resume, cfg.load_from = True, str(_moved(path, cfg.work_dir))
+    path = latest_checkpoint(cfg.work_dir)
+    cfg.resume = path is not None
+    if path is not None:  # otherwise training starts as the config says
+        cfg.load_from = path
+
+
+def latest_checkpoint(work_dir: str) -> str | None:
+    """The latest checkpoint of a work dir, which may have been moved.
+
+    Args:
+        work_dir: Folder of a training.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    path = find_latest_checkpoint(work_dir)
+    if path is None or Path(path).exists():
+        return path
+    return str(_moved(path, work_dir))
 
 
 def _moved(path: str, work_dir: str) -> Path:

@@ -15,6 +15,7 @@ from mmscope.engine.options import (
     set_eta,
     set_output,
     set_pictures,
+    set_resume,
     set_tau,
 )
 from mmscope.models import has_exits, require_exits
@@ -270,3 +271,16 @@ def test_metrics_are_written_before_a_hook_fails(
         )
     assert 'mIoU' in json.loads((out / 'metrics.json').read_text())
     assert len(json.loads((out / 'exits.json').read_text())) == 3
+
+
+def test_resuming_nothing_starts_as_the_config_says(tmp_path: Path) -> None:
+    cfg = Config(dict(work_dir=str(tmp_path), load_from='vim.pth'))
+    set_resume(cfg, 'auto')
+    assert (cfg.resume, cfg.load_from) == (False, 'vim.pth')
+    checkpoint = tmp_path / 'epoch_1.pth'
+    (tmp_path / 'last_checkpoint').write_text('elsewhere/epoch_1.pth')
+    with pytest.raises(FileNotFoundError, match=r'no epoch_1\.pth in'):
+        set_resume(cfg, 'auto')
+    checkpoint.touch()
+    set_resume(cfg, 'auto')
+    assert (cfg.resume, cfg.load_from) == (True, str(checkpoint))

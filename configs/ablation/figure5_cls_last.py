@@ -1,0 +1,3 @@
+# Figure 5(b): CLS behind the important tokens
+_base_ = './_base_/ablation.py'
+model = dict(backbone=dict(cls_position='last'))

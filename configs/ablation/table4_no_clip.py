@@ -1,0 +1,3 @@
+# Table 4: mean, not clipped
+_base_ = './_base_/ablation.py'
+model = dict(backbone=dict(importance='no_clip'))

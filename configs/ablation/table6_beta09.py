@@ -1,0 +1,3 @@
+# Table 6: beta 0.9
+_base_ = './_base_/ablation.py'
+model = dict(backbone=dict(beta=0.9))
