@@ -5,12 +5,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS
 from PIL import Image
 
 from mmscope.datasets import write_mini_imagenet
 
+ROOT = Path(__file__).parents[2]
 SMALL = dict(per_class=6, num_val=2)
 LABELS = [f'n{number:08d}' for number in range(100)]
 # the usual shares: 64, 16 and 20 classes
@@ -64,16 +67,13 @@ def read(root: Path, name: str) -> list[tuple[str, int]]:
     return [(path, int(label)) for path, label in pairs]
 
 
-def load(root: Path, split: str) -> object:
+def load(root: Path, split: str) -> BaseDataset:
+    """The data set of the configs, without what changes images."""
     init_default_scope('mmpretrain')
-    return DATASETS.build(
-        dict(
-            type='CustomDataset',
-            data_root=str(root),
-            ann_file=f'meta/{split}.txt',
-            pipeline=[dict(type='LoadImageFromFile')],
-        )
-    )
+    cfg = Config.fromfile(ROOT / 'configs/ablation/figure5_default.py')
+    dataset = cfg[f'{split}_dataloader'].dataset
+    dataset.update(data_root=str(root), pipeline=dataset.pipeline[:1])
+    return DATASETS.build(dataset)
 
 
 def test_each_class_is_split_and_nothing_lost(with_images: Path) -> None:

@@ -158,9 +158,11 @@ def test_the_recipe_is_that_of_the_paper() -> None:
     full = cfg.default_hooks.alpha_schedule.full_until
     assert full * epochs == pytest.approx(200)
     assert cfg.train_dataloader.batch_size == 256
-    optimizer = cfg.optim_wrapper.optimizer
-    assert (optimizer.lr, optimizer.weight_decay) == (1e-3, 0.05)
     assert cfg.model.train_cfg.augments[0].type == 'Mixup'
+    imagenet = Config.fromfile(ROOT / 'configs/imagenet/mambascope_s_in1k.py')
+    assert cfg.optim_wrapper == imagenet.optim_wrapper
+    ema = imagenet.default_hooks.ema.momentum
+    assert cfg.default_hooks.ema.momentum == ema
 
 
 def test_a_scaled_schedule_keeps_its_shares() -> None:

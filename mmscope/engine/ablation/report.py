@@ -31,7 +31,10 @@ def remarks(run: AblationRun, table: PaperTable) -> list[str]:
     if ours != table.dataset:
         lines.append(f'dataset differs: paper {table.dataset}, here {ours}')
     if not table.stated:
-        lines.append(f'that it is {table.dataset} is told by its level alone')
+        lines.append(
+            'the paper names no data set for this table; the level of its '
+            f'figures is that of {table.dataset}'
+        )
     cfg = run.config(table, table.rows[0].name)
     epochs = cfg.train_cfg.max_epochs
     lines.append(f"epochs: {epochs}, the paper's recipe 300; seed {run.seed}")
