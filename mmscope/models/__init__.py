@@ -40,6 +40,7 @@ from .exit_policies import (
 from .mambascope import MambaScopeBackbone
 from .necks import LayerNorm2d, SimpleFeaturePyramid
 from .scope_result import ScopeResult
+from .token_reduction import HiddenAlignPruning, TokenMerging, TokenReduction
 from .vim import VisionMambaBackbone
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     'ExitPolicy',
     'ForcedExit',
     'HeadConfidence',
+    'HiddenAlignPruning',
     'Importance',
     'LayerNorm2d',
     'LearnedCells',
@@ -65,6 +67,8 @@ __all__ = [
     'ScopeResult',
     'SimpleFeaturePyramid',
     'SingleLabelExitHead',
+    'TokenMerging',
+    'TokenReduction',
     'VisionMambaBackbone',
     'coarse_answers',
     'collect_passes',

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmscope.functional import importance_score
 from mmscope.functional.checks import check_choice
 from mmscope.functional.importance import DIRECTIONS, METRICS
+from mmscope.functional.pruning import bridge_gaps
 from mmscope.ops import (
     add_rms_norm,
     bidirectional_conv,
@@ -162,13 +163,18 @@ class BiMambaMixer(nn.Module):
             self.A_log.copy_(steps.log().expand_as(self.A_log))
 
     def forward(
-        self, x: Tensor, score: ScoreMetric | None = None
+        self,
+        x: Tensor,
+        score: ScoreMetric | None = None,
+        gaps: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Mix tokens along the sequence.
 
         Args:
             x: Normed tokens, (B, L, C).
             score: How to score the tokens, or None not to.
+            gaps: Number of tokens that are missing before each, from either
+                end, (2, B, L), or None: states decay over them.
 
         Returns:
             Mixed tokens (B, L, C), and their importance (B, L) in float32 or
@@ -179,27 +185,75 @@ class BiMambaMixer(nn.Module):
         u = bidirectional_conv(x, self.conv_weight, self.conv_bias, backend)
         delta, B, C = self._project(u)
         importance = None
-        fused = score is not None and score.fused
-        merge = score is None or fused
-        y = bidirectional_scan(
-            u,
-            delta,
-            at_least_float32(self.A_log).exp().neg(),
-            B,
-            C,
-            self.D,
-            z=gate if merge else None,
-            delta_bias=self.dt_bias,
-            importance=fused,
-            merge=merge,
-            backend=backend,
-        )
+        fused = score is not None and score.fused and gaps is None
+        merge = fused or (score is None and gaps is None)
+        A = at_least_float32(self.A_log).exp().neg()
+        if gaps is None:
+            y = bidirectional_scan(
+                u,
+                delta,
+                A,
+                B,
+                C,
+                self.D,
+                z=gate if merge else None,
+                delta_bias=self.dt_bias,
+                importance=fused,
+                merge=merge,
+                backend=backend,
+            )
+        else:
+            y = self._scan_over_gaps(u, delta, A, B, C, gaps)
         if fused:
             y, importance = y
-        elif score is not None:
-            importance = importance_score(y.detach(), *score)
-            y = y.mean(dim=0) * F.silu(gate)
+        elif not merge:
+            if score is not None:
+                importance = importance_score(y.detach(), *score)
+            y = (y.mean(dim=0) * F.silu(gate)).to(gate.dtype)
         return self.out_proj(y), importance
+
+    def _scan_over_gaps(
+        self,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        gaps: Tensor,
+    ) -> Tensor:
+        """Scan a sequence that tokens are missing from.
+
+        Args:
+            u: (2, B, L, D).
+            delta: Step sizes without bias, (2, B, L, D).
+            A: (2, D, S).
+            B: (2, B, L, S).
+            C: (2, B, L, S).
+            gaps: (2, B, L).
+
+        Returns:
+            Output of both directions with the skip, before the gate,
+            (2, B, L, D), at least float32.
+        """
+        u = at_least_float32(u)
+        bias = at_least_float32(self.dt_bias)
+        steps, inputs = bridge_gaps(
+            F.softplus(at_least_float32(delta) + bias[:, None, None]),
+            u,
+            gaps,
+            F.softplus(bias),
+        )
+        y = bidirectional_scan(
+            inputs,
+            steps,
+            A,
+            B,
+            C,
+            delta_softplus=False,
+            merge=False,
+            backend=self.backend,
+        )
+        return y + at_least_float32(self.D)[:, None, None] * u
 
     def _project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the input-dependent parameters of the scan.
@@ -277,6 +331,28 @@ class VimBlock(nn.Module):
             The residual stream and what this block adds to it, (B, L, C)
             both, and the importance (B, L) or None.
         """
-        normed, x = self.norm(x, update)
-        mixed, importance = self.mixer(normed, score)
+        x, mixed, importance = self.mix(x, update, score)
         return x, self.drop_path(mixed), importance
+
+    def mix(
+        self,
+        x: Tensor,
+        update: Tensor | None = None,
+        score: ScoreMetric | None = None,
+        gaps: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Run the block, without stochastic depth.
+
+        Args:
+            x: Residual stream in float32, (B, L, C).
+            update: What the block before adds to it, (B, L, C), or None.
+            score: How to score the tokens, or None not to.
+            gaps: Missing tokens, see :meth:`BiMambaMixer.forward`.
+
+        Returns:
+            The residual stream and the mixer's output, (B, L, C) both, and
+            the importance (B, L) or None.
+        """
+        normed, x = self.norm(x, update)
+        mixed, importance = self.mixer(normed, score, gaps)
+        return x, mixed, importance

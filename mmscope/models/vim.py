@@ -31,6 +31,8 @@ from .layers import (
     VimBlock,
     at_least_float32,
 )
+from .token_reduction import build_reduction
+from .token_reduction.base import shown_cells
 
 PRETRAINED = ('Pretrained', PretrainedInit)
 OUT_TYPES = ('featmap', 'cls_token', 'raw')
@@ -306,6 +308,12 @@ class VisionMambaBackbone(VimEncoder):
         num_registers: Number of learned tokens spread through the sequence.
         cuda_graphs: Whether blocks are replayed as CUDA graphs in inference,
             for sizes that come again: on fast GPUs several times as fast.
+        token_reduction: Config of a :class:`TokenReduction` that lets later
+            blocks run on fewer tokens, or None.
+
+    Raises:
+        ValueError: an argument is none of its choices or out of its range,
+            or tokens are reduced together with what needs all of them.
 
     Examples:
         >>> net = VisionMambaBackbone('tiny', out_indices=(11, 23))
@@ -328,8 +336,21 @@ class VisionMambaBackbone(VimEncoder):
         frozen_stages: int = -1,
         num_registers: int = 0,
         cuda_graphs: bool = False,
+        token_reduction: dict | None = None,
     ) -> None:
         check_choice('out_type', out_type, OUT_TYPES)
+        if token_reduction is not None:
+            given = dict(
+                num_registers=num_registers,
+                cuda_graphs=cuda_graphs,
+                with_cp=with_cp,
+            )
+            given = {key: value for key, value in given.items() if value}
+            if given:
+                raise ValueError(
+                    'token_reduction runs its own blocks, without registers, '
+                    f'graphs or recomputation: leave out {given}'
+                )
         super().__init__(
             arch=arch,
             img_size=img_size,
@@ -348,6 +369,7 @@ class VisionMambaBackbone(VimEncoder):
             cuda_graphs=cuda_graphs,
         )
         self.out_type = out_type
+        self.token_reduction = build_reduction(token_reduction)
         self.freeze(last_used=self.out_indices[-1])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -369,7 +391,11 @@ class VisionMambaBackbone(VimEncoder):
         grid = tuple(side // self.patch_size for side in x.shape[2:])
         tokens = self.patch_embed(x) + self.pos_embed_at('pos_embed', grid)
         cls = (self.cls_token + self.cls_pos_embed).expand(x.shape[0], -1, -1)
-        encoded = self.encode(insert_cls(tokens, cls))
+        sequence = insert_cls(tokens, cls)
+        if self.token_reduction is None:
+            encoded = self.encode(sequence)
+        else:
+            encoded = self._encode_reduced(sequence, x)
         levels = encoded.levels
         if self.out_type == 'raw':
             return tuple(self.norm_f(level) for level in levels)
@@ -379,3 +405,19 @@ class VisionMambaBackbone(VimEncoder):
             tokens_to_map(split_cls(level)[0], grid)
             for level in self.normed_levels(encoded)
         )
+
+    def _encode_reduced(self, sequence: Tensor, x: Tensor) -> Encoded:
+        """Run the blocks over ever fewer tokens.
+
+        Args:
+            sequence: Embedded tokens with CLS, (B, N + 1, C).
+            x: The images, padded, (B, 3, H, W).
+        """
+        shown = shown_cells(x, self.patch_size)
+        levels = self.token_reduction.run(
+            self.layers[: self.out_indices[-1] + 1],
+            at_least_float32(sequence),
+            shown,
+            self.out_indices,
+        )
+        return Encoded(tuple(levels), levels[-1], None)

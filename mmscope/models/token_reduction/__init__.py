@@ -1,0 +1,13 @@
+"""Other people's ways to run Vision Mamba on fewer tokens."""
+
+from .base import Reduced, TokenReduction, build_reduction
+from .hidden_align import HiddenAlignPruning
+from .merging import TokenMerging
+
+__all__ = [
+    'HiddenAlignPruning',
+    'Reduced',
+    'TokenMerging',
+    'TokenReduction',
+    'build_reduction',
+]

@@ -1,0 +1,183 @@
+"""What all ways to reduce tokens have in common."""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mmscope.functional import insert_cls, take_tokens
+from mmscope.registry import MODELS
+
+from ..layers import ScoreMetric, VimBlock
+
+
+class Reduced(NamedTuple):
+    """A sequence that stands for all cells of an image.
+
+    Attributes:
+        x: Residual stream, (B, L, C).
+        update: What the last block adds to it (B, L, C), or None if that is
+            in it.
+        mixed: Output of the last mixer (B, L, C), or None before the first.
+        cls: Place of the class token.
+        slots: Token that stands for each cell, counted without CLS, (B, N);
+            -1 where none does.
+        sizes: Number of cells that each token stands for, (B, L - 1).
+        valid: True where a token shows some of the image, (B, L - 1), or
+            None where all do.
+        left: What cells without a token had when they lost it, (B, N, C), or
+            None before any did.
+        gaps: Number of tokens missing before each, from either end,
+            (2, B, L), or None where none is.
+    """
+
+    x: Tensor
+    update: Tensor | None
+    mixed: Tensor | None
+    cls: int
+    slots: Tensor
+    sizes: Tensor
+    valid: Tensor | None
+    left: Tensor | None = None
+    gaps: Tensor | None = None
+
+    @property
+    def stream(self) -> Tensor:
+        """Residual stream with what the last block adds, (B, L, C)."""
+        if self.update is None:
+            return self.x
+        return self.x + self.update.to(self.x.dtype)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Take CLS out of a sequence (B, L, C): (B, L - 1, C), (B, 1, C)."""
+        at = self.cls
+        return torch.cat([x[:, :at], x[:, at + 1 :]], dim=1), x[:, at : at + 1]
+
+    def cells(self) -> Tensor:
+        """What every cell has, with CLS in the middle, (B, N + 1, C)."""
+        tokens, cls = self.split(self.stream)
+        cells = take_tokens(tokens, self.slots.clamp(min=0))
+        if self.left is not None:
+            lost = (self.slots < 0).unsqueeze(-1)
+            cells = torch.where(lost, self.left, cells)
+        return insert_cls(cells, cls)
+
+
+class TokenReduction(BaseModule, metaclass=ABCMeta):
+    """Runs the blocks of Vision Mamba over fewer and fewer tokens.
+
+    Set ``token_reduction`` of :class:`VisionMambaBackbone` to the config of
+    one of them. Batches stay rectangular; the number of tokens grows with the
+    grid. Cells that show nothing but padding count as little as can be.
+    """
+
+    # how mixers score tokens in the blocks that ask for it
+    score: ScoreMetric | None = None
+
+    def before_block(self, index: int, tokens: Reduced) -> Reduced:
+        """Change the sequence ahead of a block.
+
+        Args:
+            index: Number of the block, from 0.
+            tokens: The sequence.
+        """
+        return tokens
+
+    def after_block(
+        self, index: int, tokens: Reduced, score: Tensor | None
+    ) -> Reduced:
+        """Change the sequence behind a block.
+
+        Args:
+            index: Number of the block, from 0.
+            tokens: The sequence.
+            score: Scores of its tokens, (B, L), where the block is asked.
+        """
+        return tokens
+
+    @abstractmethod
+    def asks_score(self, index: int) -> bool:
+        """Whether a block is to score its tokens."""
+
+    def run(
+        self,
+        layers: Sequence[VimBlock],
+        x: Tensor,
+        valid: Tensor | None,
+        out_indices: Sequence[int],
+    ) -> list[Tensor]:
+        """Run blocks over ever fewer tokens.
+
+        Args:
+            layers: Blocks.
+            x: Embedded tokens with CLS in the middle, (B, N + 1, C).
+            valid: True where a token shows some of the image, (B, N), or
+                None where all do.
+            out_indices: Blocks whose output is returned.
+
+        Returns:
+            What all cells have after each of ``out_indices``, with CLS in
+            the middle, (B, N + 1, C) each.
+        """
+        batch, total = x.shape[0], x.shape[1] - 1
+        slots = torch.arange(total, device=x.device).expand(batch, -1)
+        sizes = x.new_ones(batch, total)
+        tokens = Reduced(x, None, None, total // 2, slots, sizes, valid)
+        levels = []
+        for index, layer in enumerate(layers):
+            tokens = self.before_block(index, tokens)
+            score = self.score if self.asks_score(index) else None
+            x, mixed, scores = layer.mix(
+                tokens.x, tokens.update, score, tokens.gaps
+            )
+            tokens = tokens._replace(
+                x=x, mixed=mixed, update=layer.drop_path(mixed)
+            )
+            tokens = self.after_block(index, tokens, scores)
+            if index in out_indices:
+                levels.append(tokens.cells())
+        return levels
+
+
+def build_reduction(config: dict | None) -> TokenReduction | None:
+    """Build what reduces tokens, None of None.
+
+    Raises:
+        TypeError: the config is that of something else.
+    """
+    if config is None:
+        return None
+    found = MODELS.build(config)
+    if not isinstance(found, TokenReduction):
+        raise TypeError(
+            'token_reduction must be the config of a TokenReduction, such as '
+            "dict(type='mmscope.TokenMerging'), got "
+            f'{type(found).__name__}'
+        )
+    return found
+
+
+def shown_cells(x: Tensor, patch_size: int) -> Tensor:
+    """Cells that show some of an image, which padding is zero in.
+
+    Preprocessors pad with zeros what they have normalised, and no pixel of an
+    image is zero in all channels then. An image that is zero everywhere is
+    taken for one that shows something.
+
+    Args:
+        x: Images, padded to multiples of ``patch_size``, (B, 3, H, W).
+        patch_size: Side of a cell in pixels.
+
+    Returns:
+        (B, N) bool.
+    """
+    lit = (x != 0).any(dim=1)
+    rows, columns = (side // patch_size for side in lit.shape[1:])
+    lit = lit.unflatten(2, (columns, patch_size)).any(dim=3)
+    lit = lit.unflatten(1, (rows, patch_size)).any(dim=2).flatten(1)
+    return lit | ~lit.any(dim=1, keepdim=True)

@@ -1,0 +1,128 @@
+"""Token pruning for Vision Mamba."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmscope.functional import take_tokens
+from mmscope.functional.checks import check_choice
+from mmscope.functional.pruning import (
+    gaps_between,
+    insert_place,
+    num_kept,
+)
+from mmscope.functional.routing import select_tokens
+from mmscope.registry import MODELS
+
+from ..layers import ScoreMetric
+from .base import Reduced, TokenReduction
+
+ALIGNMENTS = ('decay', 'hold')
+
+
+@MODELS.register_module()
+class HiddenAlignPruning(TokenReduction):
+    """Prunes the tokens whose state-space outputs are weakest.
+
+    "Exploring Token Pruning in Vision State Space Models" (arXiv 2409.18962).
+    Behind some blocks the tokens with the largest clipped activations are
+    kept, and CLS in their middle. Their alignment of hidden states is known
+    as prose alone; ``alignment`` has our readings of it. A pruned cell keeps
+    what it had in the maps. It has no parameters: it runs on any weights of
+    Vision Mamba, and is better after a short training with it.
+
+    Args:
+        ratio: Share of the tokens that is kept at a time, in (0, 1].
+        blocks: Blocks, counted from 0, that tokens are pruned behind: for
+            Vim-S (4, 9, 14), for T (9, 19).
+        alignment: 'decay': states decay over pruned tokens by the step size
+            that a token without content has; 'hold': they do not.
+
+    Raises:
+        ValueError: ``ratio`` is out of range, or ``alignment`` unknown.
+    """
+
+    # channels below zero are clipped, both directions count
+    score = ScoreMetric('clip', 'sum')
+
+    def __init__(
+        self,
+        ratio: float = 0.8,
+        blocks: Sequence[int] = (4, 9, 14),
+        alignment: str = 'decay',
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if not 0 < ratio <= 1:
+            raise ValueError(f'ratio must be in (0, 1], got {ratio}')
+        check_choice('alignment', alignment, ALIGNMENTS)
+        self.ratio = ratio
+        self.blocks = frozenset(blocks)
+        self.alignment = alignment
+
+    def asks_score(self, index: int) -> bool:
+        """Those that tokens are pruned behind."""
+        return index in self.blocks and self.ratio < 1
+
+    def after_block(
+        self, index: int, tokens: Reduced, score: Tensor | None
+    ) -> Reduced:
+        """Prune tokens, see :meth:`TokenReduction.after_block`."""
+        if score is None:
+            return tokens
+        others, cls = tokens.split(tokens.stream)
+        scores, _ = tokens.split(score.unsqueeze(-1))
+        num = num_kept(self.ratio, others.shape[1])
+        kept, _ = select_tokens(scores.squeeze(-1), num, tokens.valid)
+        left = take_tokens(others, tokens.slots.clamp(min=0))
+        if tokens.left is not None:
+            lost = (tokens.slots < 0).unsqueeze(-1)
+            left = torch.where(lost, tokens.left, left)
+        slots = _new_slots(tokens.slots, kept)
+        at = num // 2
+        others = take_tokens(others, kept)
+        valid, gaps = tokens.valid, None
+        if valid is not None:
+            valid = valid.gather(1, kept)
+        if self.alignment == 'decay':
+            places = _places(slots, num)
+            gaps = gaps_between(insert_place(places, at))
+        return tokens._replace(
+            x=torch.cat([others[:, :at], cls, others[:, at:]], dim=1),
+            update=None,
+            mixed=None,
+            cls=at,
+            slots=slots,
+            sizes=tokens.sizes[:, :num],
+            valid=valid,
+            left=left,
+            gaps=gaps,
+        )
+
+
+def _new_slots(slots: Tensor, kept: Tensor) -> Tensor:
+    """Tokens that stand for cells once some are gone.
+
+    Args:
+        slots: Token of each cell before, -1 for none, (B, N).
+        kept: Tokens that are kept, ascending, (B, K).
+    """
+    ranks = torch.arange(kept.shape[1], device=kept.device)
+    total = slots.shape[1]
+    table = slots.new_full((len(slots), total + 1), -1)
+    table = table.scatter(1, kept, ranks.expand_as(kept))
+    # the last column stands for "none"
+    return table.gather(1, slots.masked_fill(slots < 0, total))
+
+
+def _places(slots: Tensor, num: int) -> Tensor:
+    """Cell of each token, (B, num)."""
+    cells = torch.arange(slots.shape[1], device=slots.device)
+    places = slots.new_zeros(len(slots), num + 1)
+    places.scatter_(
+        1, slots.masked_fill(slots < 0, num), cells.expand_as(slots)
+    )
+    return places[:, :num]
