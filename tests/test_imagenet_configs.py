@@ -34,6 +34,15 @@ VARIANTS = {
     'vim_s_in1k_bs512': 'vim_s_in1k',
 }
 
+# ours; the paper's; learning rate, epochs, blocks' tokens at 224 x 224
+RIVALS = {
+    'vim_t_rmeeto_in1k': (7_148_008, '7M', 2e-5, 30, 142),
+    'vim_s_rmeeto_in1k': (25_796_584, '26M', 2e-5, 15, 76),
+    'vim_b_rmeeto_in1k': (97_598_440, '-', 2e-5, 15, 76),
+    'vim_t_hiddenalign_in1k': (7_148_008, '7M', 5e-6, 30, 125),
+    'vim_s_hiddenalign_in1k': (25_796_584, '27M', 5e-6, 30, 101),
+}
+
 
 @pytest.fixture(autouse=True)
 def no_scope_remains() -> None:
@@ -67,7 +76,7 @@ def test_costs_are_told_for_the_size_that_is_trained_on(name, side) -> None:
 
 def test_every_config_is_known_here() -> None:
     found = {path.stem for path in FOLDER.glob('*.py')}
-    assert found == {*PARAMETERS, *VARIANTS}
+    assert found == {*PARAMETERS, *VARIANTS, *RIVALS}
 
 
 def test_parameters(built) -> None:
@@ -103,9 +112,9 @@ def test_decay_leaves_out_what_is_no_matrix(built) -> None:
 
 def test_readme_has_a_row_for_every_config() -> None:
     text = (FOLDER / 'README.md').read_text()
-    for name in (*PARAMETERS, *VARIANTS):
+    for name in (*PARAMETERS, *VARIANTS, *RIVALS):
         (row,) = re.findall(rf'^\| \[{name}\.py\].*$', text, re.MULTILINE)
-        ours, paper = PARAMETERS[VARIANTS.get(name, name)]
+        ours, paper, *_ = {**PARAMETERS, **RIVALS}[VARIANTS.get(name, name)]
         assert f'| {paper or "-"} | {ours / 1e6:.2f}M |' in row
         assert row.endswith('| not yet measured |')
 
@@ -132,6 +141,37 @@ def test_recipe_is_the_papers(built) -> None:
         # 200 epochs of 300
         assert cfg.default_hooks.alpha_schedule.full_until == 2 / 3
         assert model.backbone.alpha == 0.8
+
+
+@pytest.mark.parametrize('name', RIVALS)
+def test_rivals_train_on_from_vims_weights(name) -> None:
+    cfg = read(name)
+    model = build_model(cfg)
+    ours, _, lr, epochs, length = RIVALS[name]
+    learned = [
+        p for n, p in model.named_parameters() if not n.startswith('teacher.')
+    ]
+    assert sum(p.numel() for p in learned) == ours
+    size = name.split('_')[1]
+    assert cfg.load_from == f'vim_{size}_in1k.pth'
+    assert cfg.optim_wrapper.optimizer.lr == lr
+    assert cfg.train_cfg.max_epochs == cfg.param_scheduler[-1].end == epochs
+    assert cfg.auto_scale_lr.base_batch_size == 512
+    # the plain model's own weights are those that are loaded
+    plain = build_model(read(f'vim_{size}_in1k'))
+    plain.load_state_dict(model.state_dict())
+    if 'rmeeto' in name:
+        assert cfg.model.teacher_checkpoint == cfg.load_from
+        model.teacher.load_state_dict(plain.state_dict())
+    lengths = []
+    mixer = model.backbone.layers[-1].mixer
+    hook = mixer.register_forward_hook(
+        lambda _, args, out: lengths.append(args[0].shape[1])
+    )
+    with torch.no_grad():
+        model.backbone(torch.rand(1, 3, 224, 224))
+    hook.remove()
+    assert lengths == [length]
 
 
 @pytest.fixture(scope='module')

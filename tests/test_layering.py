@@ -15,7 +15,7 @@ OWNERS = {
         'models/vision_transformer.py',
     ),
     'mmdet': ('models/detector.py',),
-    'mmpretrain': ('models/classifier.py',),
+    'mmpretrain': ('models/classifier.py', 'models/distilled.py'),
 }
 # each part imports only what is below it; registry and version are at the
 # bottom, floor 0

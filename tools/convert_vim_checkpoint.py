@@ -14,12 +14,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--to-vim', action='store_true', help="write Vim's names"
     )
+    parser.add_argument(
+        '--classifier',
+        action='store_true',
+        help='write a whole classifier of configs/imagenet, with the head',
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    print(convert_vim_checkpoint(args.src, args.dst, args.to_vim))
+    report = convert_vim_checkpoint(
+        args.src, args.dst, args.to_vim, args.classifier
+    )
+    print(report)
     print(f'written to {args.dst}')
 
 

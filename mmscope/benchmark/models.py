@@ -46,6 +46,10 @@ NAMED: dict[str, tuple[str, dict]] = {
     'vim_t': ('vim_t', {}),
     'vim_s': ('vim_s', {}),
     'vim_b': ('vim_s', BASE),
+    'vim_t_rmeeto': ('vim_t_rmeeto', {}),
+    'vim_s_rmeeto': ('vim_s_rmeeto', {}),
+    'vim_t_hiddenalign': ('vim_t_hiddenalign', {}),
+    'vim_s_hiddenalign': ('vim_s_hiddenalign', {}),
     'official_vim_t': ('vim_t', OFFICIAL),
     'official_vim_s': ('vim_s', OFFICIAL),
     'deit_t': ('deit_t', {}),
@@ -128,7 +132,8 @@ class BenchModel:
     def is_vim(self) -> bool:
         """Whether it is the baseline that others are compared with."""
         is_vim = isinstance(self.net, VisionMambaBackbone)
-        return is_vim and not self.is_official
+        reduced = getattr(self.net, 'token_reduction', None) is not None
+        return is_vim and not self.is_official and not reduced
 
     @property
     def is_official(self) -> bool:

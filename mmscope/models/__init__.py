@@ -85,6 +85,7 @@ _OPTIONAL = {
     '.segmentor': ('MambaScopeSegmentor',),
     '.vision_transformer': ('FusedVisionTransformer',),
     '.classifier': ('MambaScopeClassifier',),
+    '.distilled': ('DistilledClassifier',),
     '.detector': ('DetectorExits', 'MambaScopeCascadeRCNN'),
 }
 _MISSING: dict[str, Exception] = {}

@@ -148,7 +148,10 @@ def to_vim(state: StateDict) -> tuple[StateDict, KeyReport]:
 
 
 def convert_vim_checkpoint(
-    src: str | Path, dst: str | Path, to_vim_names: bool = False
+    src: str | Path,
+    dst: str | Path,
+    to_vim_names: bool = False,
+    classifier: bool = False,
 ) -> KeyReport:
     """Write a checkpoint of the official Vim as one of ours, or back.
 
@@ -160,14 +163,23 @@ def convert_vim_checkpoint(
             a model that has one.
         dst: File to write.
         to_vim_names: Whether to write Vim's names.
+        classifier: Whether to write a whole ImageClassifier of mmpretrain,
+            Vim's head with it, as configs/imagenet has it.
 
     Returns:
         What became of every key.
 
     Raises:
         FileNotFoundError: ``src`` does not exist.
-        CheckpointError: it is no checkpoint of the kind that is converted.
+        CheckpointError: it is no checkpoint of the kind that is converted,
+            or lacks the head that is asked for.
+        ValueError: a classifier is asked for with Vim's names.
     """
+    if classifier and to_vim_names:
+        raise ValueError(
+            "a classifier of mmpretrain has no Vim's names: leave out one of "
+            'classifier and to_vim_names'
+        )
     state = backbone_state(read_state_dict(src))
     if is_vim(state) == to_vim_names:
         has = "Vim's" if to_vim_names else "mmscope's"
@@ -177,8 +189,31 @@ def convert_vim_checkpoint(
         torch.save(dict(model=converted), dst)
     else:
         converted, report = from_vim(state)
+        if classifier:
+            converted = _whole_classifier(converted, state, report, src)
         torch.save(dict(state_dict=converted, meta=dict(source='Vim')), dst)
     return report
+
+
+def _whole_classifier(
+    converted: StateDict, state: StateDict, report: KeyReport, src: str | Path
+) -> StateDict:
+    """Weights of an ImageClassifier: a backbone's, and Vim's head."""
+    head = {f'head.{name}': f'head.fc.{name}' for name in ('weight', 'bias')}
+    if lacking := head.keys() - state.keys():
+        raise CheckpointError(
+            f'{src} has no {" and ".join(sorted(lacking))}, which a '
+            'classifier needs; convert its backbone alone'
+        )
+    report.used += head
+    report.unexpected = [k for k in report.unexpected if k not in head]
+    side = math.isqrt(converted['pos_embed'].shape[1])
+    grid = torch.tensor([side, side])
+    return {
+        **{f'backbone.{key}': value for key, value in converted.items()},
+        'backbone.pos_embed_grid': grid,
+        **{ours: state[vims] for vims, ours in head.items()},
+    }
 
 
 def backbone_state(state: StateDict) -> StateDict:

@@ -2,10 +2,16 @@
 
 import pytest
 import torch
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
 from vim_weights import ARCH, vim_state
 
 from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
-from mmscope.utils.checkpoint import CheckpointError, read_state_dict
+from mmscope.utils.checkpoint import (
+    CheckpointError,
+    load_weights,
+    read_state_dict,
+)
 from mmscope.utils.pretrained import load_pretrained
 from mmscope.utils.vim_checkpoint import (
     convert_vim_checkpoint,
@@ -141,3 +147,45 @@ def test_missing_keys_of_ours_are_named(key) -> None:
     del state[key]
     with pytest.raises(CheckpointError, match=f'missing {key}'):
         to_vim(state)
+
+
+def test_a_whole_classifier_with_its_head(tmp_path, run_tool) -> None:
+    """Of configs/imagenet, for the rivals' teachers."""
+    init_default_scope('mmpretrain')
+    model = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=dict(
+                type='mmscope.VisionMambaBackbone',
+                arch=dict(embed_dims=32, num_layers=4, d_state=4),
+                img_size=64,
+                out_indices=(3,),
+                out_type='cls_token',
+            ),
+            head=dict(type='LinearClsHead', num_classes=7, in_channels=32),
+        )
+    )
+    state = model.state_dict()
+    vims, _ = to_vim(model.backbone.state_dict())
+    for name in ('weight', 'bias'):
+        vims[f'head.{name}'] = state[f'head.fc.{name}']
+    torch.save(dict(model=vims), tmp_path / 'vim.pth')
+    run_tool(
+        *('convert_vim_checkpoint.py', tmp_path / 'vim.pth'),
+        *(tmp_path / 'ours.pth', '--classifier'),
+    )
+    ours = torch.load(tmp_path / 'ours.pth', weights_only=True)['state_dict']
+    assert ours.keys() == state.keys()
+    for key, value in ours.items():
+        assert torch.equal(value, state[key]), key
+    load_weights(model, tmp_path / 'ours.pth', 'the classifier')
+    del vims['head.bias']
+    torch.save(dict(model=vims), tmp_path / 'headless.pth')
+    with pytest.raises(CheckpointError, match=r'no head\.bias, which a class'):
+        convert_vim_checkpoint(
+            tmp_path / 'headless.pth', tmp_path / 'x.pth', classifier=True
+        )
+    with pytest.raises(ValueError, match='leave out one'):
+        convert_vim_checkpoint(
+            tmp_path / 'ours.pth', tmp_path / 'x.pth', True, True
+        )
