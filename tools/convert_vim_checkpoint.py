@@ -2,6 +2,7 @@
 
 import argparse
 
+from mmscope.utils.checkpoint import CHOICES
 from mmscope.utils.vim_checkpoint import convert_vim_checkpoint
 
 
@@ -19,13 +20,19 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='write a whole classifier of configs/imagenet, with the head',
     )
+    parser.add_argument(
+        '--weights',
+        choices=CHOICES,
+        default='model',
+        help="'ema' takes averaged weights, which Vim-B's accuracy is of",
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     report = convert_vim_checkpoint(
-        args.src, args.dst, args.to_vim, args.classifier
+        args.src, args.dst, args.to_vim, args.classifier, args.weights
     )
     print(report)
     print(f'written to {args.dst}')

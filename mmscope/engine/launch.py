@@ -26,10 +26,13 @@ from mmscope.utils.checkpoint import (
     read_state_dict,
 )
 from mmscope.utils.config import metric_configs, type_name
+from mmscope.utils.download import local_file
 from mmscope.utils.structures import unwrap
 
 from .options import NAMING_HOOKS
 
+# that only mmengine reads
+STORES = ('s3://', 'petrel://', 'pavi://')
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -81,7 +84,7 @@ def build_runner(
             file cannot be read.
     """
     if checkpoint is not None:
-        cfg.load_from, cfg.resume = str(checkpoint), False
+        cfg.load_from, cfg.resume = str(local_file(checkpoint)), False
     for split in ('train', 'val', 'test'):
         _settle_workers(cfg.get(f'{split}_dataloader'))
     for split in splits:
@@ -117,12 +120,15 @@ def _rest_averages(runner: Runner) -> None:
 def _file_to_load(cfg: Config) -> str | None:
     """The checkpoint that the Runner will load, None if there is none.
 
-    What lies elsewhere (``https://``, ``open-mmlab://``) is mmengine's.
+    What mmengine downloads is there by then, where mmengine finds it. What
+    lies in stores that are mmengine's alone (``s3://``) is left to it.
     """
     path = cfg.get('load_from')
     if path is None and cfg.get('resume'):
         path = find_latest_checkpoint(cfg.work_dir)
-    return None if path is None or '://' in str(path) else str(path)
+    if path is None or str(path).startswith(STORES):
+        return None
+    return str(local_file(path))
 
 
 def _check_split(cfg: Config, split: str) -> None:

@@ -68,7 +68,8 @@ class MambaScopeBackbone(
         drop_path_rate: Stochastic depth of the last block; linear from 0.
         scan_backend: 'auto' or a name of :func:`mmscope.ops.scan_backends`.
         init_cfg: mmengine's; of type 'Pretrained' it takes checkpoints of
-            ours and of the official Vim.
+            ours and of the official Vim, by file or address, and
+            ``weights='ema'`` for averaged ones.
         alpha: Share of coarse cells to refine; 1 refines all, 0 never runs
             the fine pass. Or several, ascending: training draws one of them
             for each batch, inference takes the largest, or what ``tau`` asks.

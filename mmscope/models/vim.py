@@ -75,7 +75,8 @@ class VimEncoder(LayerDepth, Embeddings):
         frozen_stages: -1 freezes nothing, 0 the embeddings, n the first n
             blocks as well.
         init_cfg: mmengine's; of type 'Pretrained' it takes checkpoints of
-            ours and of the official Vim.
+            ours and of the official Vim, by file or address, and
+            ``weights='ema'`` for averaged ones.
         num_registers: Number of learned tokens without a place in the image,
             spread evenly through every sequence and left out of what is
             returned ("Mamba-R", arXiv 2405.14858).
@@ -178,7 +179,10 @@ class VimEncoder(LayerDepth, Embeddings):
         self.reset_parameters()
         for config in pretrained:
             load_pretrained(
-                self, config['checkpoint'], prefix=config.get('prefix')
+                self,
+                config['checkpoint'],
+                config.get('prefix'),
+                config.get('weights', 'model'),
             )
 
     def freeze(self, last_used: int) -> None:
@@ -301,7 +305,8 @@ class VisionMambaBackbone(VimEncoder):
         drop_path_rate: Stochastic depth of the last block; linear from 0.
         scan_backend: 'auto' or a name of :func:`mmscope.ops.scan_backends`.
         init_cfg: mmengine's; of type 'Pretrained' it takes checkpoints of
-            ours and of the official Vim.
+            ours and of the official Vim, by file or address, and
+            ``weights='ema'`` for averaged ones.
         with_cp: Recompute blocks in the backward pass to save memory.
         frozen_stages: -1 freezes nothing, 0 the embeddings, n the first n
             blocks as well.

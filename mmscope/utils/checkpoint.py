@@ -13,11 +13,15 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
+from .download import local_file
+
 StateDict = dict[str, Tensor]
 
 # where weights lie in the checkpoints of the official Vim and of mmengine
 WRAPPERS = ('model', 'state_dict')
 MMENGINE_WRAPPERS = ('state_dict',)
+# 'model': what a checkpoint has for the model's weights; 'ema': averages
+CHOICES = ('model', 'ema')
 _numpy_core = getattr(np, '_core', None) or np.core
 
 
@@ -66,6 +70,9 @@ class KeyReport:
         derived: Keys of the model that were filled from others.
         missing: Keys of the model that the checkpoint lacks.
         unexpected: Keys of the checkpoint that the model does not read.
+        dropped: Keys of the checkpoint that are of another number of classes
+            or levels.
+        resized: Position embeddings that were resampled, with both grids.
         expected: Those of the last two that are no cause for concern.
     """
 
@@ -73,6 +80,8 @@ class KeyReport:
     derived: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
     expected: set[str] = field(default_factory=set)
 
     @property
@@ -103,8 +112,10 @@ class KeyReport:
 
     def __str__(self) -> str:
         lines = []
-        for name in ('used', 'derived', 'missing', 'unexpected'):
+        for name in REPORTED:
             keys = getattr(self, name)
+            if not keys and name in ('dropped', 'resized'):
+                continue
             lines.append(f'{name}: {len(keys)}')
             for key in keys:
                 note = ' (expected)' if key in self.expected else ''
@@ -112,26 +123,42 @@ class KeyReport:
         return '\n'.join(lines)
 
 
+REPORTED = ('used', 'derived', 'resized', 'dropped', 'missing', 'unexpected')
+
+
 def read_state_dict(
-    path: str | Path, wrappers: tuple[str, ...] = WRAPPERS
+    path: str | Path,
+    wrappers: tuple[str, ...] = WRAPPERS,
+    weights: str = 'model',
 ) -> StateDict:
     """Read the weights of a checkpoint, whatever they are wrapped in.
 
     Args:
-        path: File with a state dict, bare or wrapped.
+        path: File with a state dict, bare or wrapped, or an address, see
+            :func:`local_file`.
         wrappers: Keys that the state dict may lie under.
+        weights: 'model' for what the checkpoint has for the model's weights,
+            'ema' for averages over the training: those that the official Vim
+            keeps as ``model_ema``. Checkpoints of a run with mmengine's
+            EMAHook have averages for the model's weights already.
 
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file is truncated, no checkpoint, or holds
-            anything else than data.
+            anything else than data, or no averages.
+        ValueError: ``weights`` is unknown.
+        OSError: an address cannot be fetched.
     """
-    path = Path(path)
+    if weights not in CHOICES:
+        raise ValueError(f'weights must be one of {CHOICES}, got {weights!r}')
+    path = local_file(path)
     if not path.is_file():
         raise FileNotFoundError(
             f'checkpoint {path} does not exist; check the path'
         )
     checkpoint = _load_file(path)
+    if weights == 'ema':
+        checkpoint = _averages(checkpoint, path)
     for wrapper in wrappers:
         if isinstance(checkpoint, dict) and wrapper in checkpoint:
             checkpoint = checkpoint[wrapper]
@@ -146,6 +173,20 @@ def read_state_dict(
             f'under {places}, got {type(checkpoint).__name__}'
         )
     return {k.removeprefix('module.'): v for k, v in checkpoint.items()}
+
+
+def _averages(checkpoint: object, path: Path) -> object:
+    """What holds the averaged weights of a checkpoint."""
+    keys = list(checkpoint) if isinstance(checkpoint, dict) else []
+    if 'model_ema' in keys:
+        return checkpoint['model_ema']
+    if 'ema_state_dict' in keys:
+        # the hook that wrote it has exchanged them
+        return checkpoint['state_dict']
+    raise CheckpointError(
+        f'{path} has no averaged weights: neither model_ema nor '
+        f"ema_state_dict is among {keys[:8]}; leave out weights='ema'"
+    )
 
 
 def load_data(file: Path | BinaryIO) -> object:

@@ -152,6 +152,7 @@ def convert_vim_checkpoint(
     dst: str | Path,
     to_vim_names: bool = False,
     classifier: bool = False,
+    weights: str = 'model',
 ) -> KeyReport:
     """Write a checkpoint of the official Vim as one of ours, or back.
 
@@ -165,6 +166,7 @@ def convert_vim_checkpoint(
         to_vim_names: Whether to write Vim's names.
         classifier: Whether to write a whole ImageClassifier of mmpretrain,
             Vim's head with it, as configs/imagenet has it.
+        weights: 'model' or 'ema', see :func:`read_state_dict`.
 
     Returns:
         What became of every key.
@@ -180,7 +182,7 @@ def convert_vim_checkpoint(
             "a classifier of mmpretrain has no Vim's names: leave out one of "
             'classifier and to_vim_names'
         )
-    state = backbone_state(read_state_dict(src))
+    state = backbone_state(read_state_dict(src, weights=weights))
     if is_vim(state) == to_vim_names:
         has = "Vim's" if to_vim_names else "mmscope's"
         raise CheckpointError(f'{src} has {has} names already')

@@ -4,10 +4,10 @@ import pytest
 import torch
 from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS as ROOT_MODELS
-from vim_weights import ARCH
+from vim_weights import ARCH, vim_state
 
 from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
-from mmscope.utils.checkpoint import CheckpointError
+from mmscope.utils.checkpoint import CheckpointError, read_state_dict
 from mmscope.utils.pretrained import load_pretrained
 
 HEAD = dict(type='mmscope.MultiLabelExitHead', num_classes=5)
@@ -70,3 +70,124 @@ def test_checkpoint_of_another_arch(vim_file, arch, message) -> None:
     net = VisionMambaBackbone(arch, img_size=64, out_indices=(1,))
     with pytest.raises(CheckpointError, match=message):
         load_pretrained(net, vim_file[0])
+
+
+def scope(classes: int, **options) -> MambaScopeBackbone:
+    head = dict(type='mmscope.MultiLabelExitHead', num_classes=classes)
+    options = dict(dict(img_size=64, exit_head=head), **options)
+    return MambaScopeBackbone(ARCH, **options)
+
+
+def classifier(**options) -> MambaScopeBackbone:
+    head = dict(type='mmscope.SingleLabelExitHead', num_classes=7)
+    options = dict(dict(exit_head=head, out_indices=(2,)), **options)
+    return scope(7, out_type='cls_token', **options)
+
+
+def save(net: torch.nn.Module, path) -> None:
+    state = {f'backbone.{k}': v for k, v in net.state_dict().items()}
+    torch.save(dict(state_dict=state), path)
+
+
+@pytest.mark.parametrize('levels', [(0, 1, 2), (2,)], ids=str)
+def test_a_classifier_starts_a_dense_model_and_back(tmp_path, levels) -> None:
+    """As UperNet and Cascade take it: no key is lost, grids are named."""
+    torch.manual_seed(0)
+    source, path = classifier(), tmp_path / 'classifier.pth'
+    torch.nn.init.uniform_(source.norm_f.weight)
+    save(source, path)
+    dense = scope(5, img_size=(64, 128), out_indices=levels)
+    report = load_pretrained(dense, path)
+    assert report.resized == [
+        'pos_embed from 4 x 4 to 4 x 8',
+        'coarse_pos_embed from 2 x 2 to 2 x 4',
+    ]
+    assert report.dropped == ['exit_head.fc.weight', 'exit_head.fc.bias']
+    assert 'pos_embed from 4 x 4 to 4 x 8' in str(report)
+    ours, theirs = dense.state_dict(), source.state_dict()
+    for norm in dense.level_norms:
+        assert torch.equal(norm.weight, source.norm_f.weight)
+    new = {f'level_norms.{n}.weight' for n in range(len(levels))}
+    assert ours.keys() - theirs.keys() == new
+    for key in theirs:
+        if not key.startswith('exit_head') and 'pos_embed' not in key:
+            assert torch.equal(ours[key], theirs[key]), key
+
+    save(dense, path)
+    back = classifier()
+    report = load_pretrained(back, path)
+    assert not report.missing or set(report.missing) <= {
+        'exit_head.fc.weight',
+        'exit_head.fc.bias',
+    }
+    for key, value in source.state_dict().items():
+        if not key.startswith('exit_head') and 'pos_embed' not in key:
+            assert torch.equal(back.state_dict()[key], value), key
+
+
+def test_the_same_classes_keep_their_exit_head(tmp_path) -> None:
+    source, path = classifier(), tmp_path / 'classifier.pth'
+    save(source, path)
+    other = classifier()
+    report = load_pretrained(other, path)
+    assert not report.dropped and not report.resized
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        ours = other.eval().scope(x).coarse_logits
+        theirs = source.eval().scope(x).coarse_logits
+    assert torch.equal(ours, theirs)
+
+
+def test_norms_of_other_levels_are_not_taken_for_these(tmp_path) -> None:
+    """The first of one level is the last block's, of three the first's."""
+    source, path = scope(5, out_indices=(2,)), tmp_path / 'detector.pth'
+    torch.nn.init.constant_(source.level_norms[0].weight, 3.0)
+    torch.nn.init.constant_(source.norm_f.weight, 2.0)
+    save(source, path)
+    dense = scope(5, out_indices=(0, 1, 2))
+    report = load_pretrained(dense, path)
+    assert report.dropped == ['level_norms.0.weight']
+    for norm in dense.level_norms:
+        assert (norm.weight == 2).all()
+
+
+def test_a_plain_dense_model_starts_a_classifier(tmp_path) -> None:
+    source, path = VisionMambaBackbone(ARCH, 64, out_indices=(1, 2)), 'v.pth'
+    torch.nn.init.uniform_(source.level_norms[1].weight)
+    save(source, tmp_path / path)
+    net = VisionMambaBackbone(ARCH, 64, out_indices=(2,), out_type='cls_token')
+    load_pretrained(net, tmp_path / path)
+    assert torch.equal(net.norm_f.weight, source.level_norms[1].weight)
+
+
+def test_averages_of_the_official_vim(tmp_path) -> None:
+    model, averages = vim_state(), vim_state()
+    path = tmp_path / 'vim_b.pth'
+    torch.save(dict(model=model, model_ema=averages), path)
+    for weights, expected in (('model', model), ('ema', averages)):
+        net = VisionMambaBackbone(
+            ARCH,
+            img_size=64,
+            out_indices=(2,),
+            init_cfg=dict(
+                type='Pretrained', checkpoint=str(path), weights=weights
+            ),
+        )
+        net.init_weights()
+        assert torch.equal(net.cls_token, expected['cls_token'])
+    with pytest.raises(ValueError, match=r"'model', 'ema'.* got 'raw'"):
+        load_pretrained(net, path, weights='raw')
+
+
+def test_averages_of_mmengine_are_the_models_weights(tmp_path) -> None:
+    """EMAHook exchanges them when it writes a checkpoint."""
+    averages, last = vim_state(), vim_state()
+    last = {f'module.{key}': value for key, value in last.items()}
+    path = tmp_path / 'epoch_1.pth'
+    torch.save(dict(state_dict=averages, ema_state_dict=last), path)
+    for weights in ('model', 'ema'):
+        state = read_state_dict(path, weights=weights)
+        assert torch.equal(state['cls_token'], averages['cls_token'])
+    torch.save(dict(state_dict=averages), path)
+    with pytest.raises(CheckpointError, match='no averaged weights.*state_d'):
+        read_state_dict(path, weights='ema')
