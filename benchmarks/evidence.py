@@ -43,7 +43,7 @@ from mmscope.exits.elastic import candidate_etas, candidate_taus
 from mmscope.exits.replay import Record
 from mmscope.exits.runs import build_exit_runner
 from mmscope.models import VisionMambaBackbone, exit_settings
-from mmscope.models.vim import VimEncoder
+from mmscope.models.encoder import VimEncoder
 from mmscope.utils.config import type_name
 from mmscope.utils.flops import model_flops
 from mmscope.visualization.figure import save_figure

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmscope.models import VisionMambaBackbone
+from mmscope.models.encoder import Encoded
 from mmscope.models.layers import BiMambaMixer, ScoreMetric
-from mmscope.models.vim import Encoded
 from mmscope.ops import rms_norm, scan_backends
 from mmscope.registry import MODELS
 

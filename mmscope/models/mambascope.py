@@ -11,6 +11,7 @@ from mmscope.functional import valid_cells
 from mmscope.registry import MODELS
 
 from .cell_scores import CellScore, score_class
+from .encoder import VimEncoder
 from .evidence import Evidence
 from .exit_context import (
     exit_context,
@@ -32,7 +33,6 @@ from .scope_options import (
 from .scope_result import ScopeResult
 from .scope_stages import ScopeStages
 from .stages import join_stages
-from .vim import VimEncoder
 
 
 @MODELS.register_module()

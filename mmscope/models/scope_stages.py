@@ -18,11 +18,11 @@ from mmscope.functional import (
 )
 
 from .cell_scores import CellScore
+from .encoder import Encoded
 from .exit_head import ExitHead
 from .layers import ScoreMetric
 from .reuse import FeatureReuse
 from .stages import CoarseStage, FineStage
-from .vim import Encoded
 
 
 class ScopeStages:

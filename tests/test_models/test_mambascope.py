@@ -4,10 +4,10 @@ from torch import Tensor
 
 from mmscope.functional import multi_label_confidence
 from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
+from mmscope.models.encoder import Encoded
 from mmscope.models.refinement import Refinement
 from mmscope.models.scope_result import Decision, ScopeResult
 from mmscope.models.stages import CoarseStage
-from mmscope.models.vim import Encoded
 from mmscope.registry import MODELS
 
 
