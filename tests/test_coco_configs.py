@@ -124,11 +124,17 @@ def test_data_are_the_same_for_all(name: str) -> None:
     (pad,) = cfg.model.data_preprocessor.batch_augments
     assert (pad.type, pad.size) == ('BatchFixedSizePad', (1024, 1024))
     assert pad.pad_mask
-    assert cfg.model.data_preprocessor.pad_size_divisor == 32
-    (resize,) = (
-        s for s in cfg.test_dataloader.dataset.pipeline if s.type == 'Resize'
-    )
-    assert (resize.scale, resize.keep_ratio) == ((1706, 1024), True)
+    for split in ('val', 'test'):
+        (resize,) = (
+            step
+            for step in cfg[f'{split}_dataloader'].dataset.pipeline
+            if step.type == 'Resize'
+        )
+        square, divisor = (1024, 1024), 1024
+        if name.endswith('_paper'):
+            square, divisor = (1706, 1024), 32
+        assert (resize.scale, resize.keep_ratio) == (square, True)
+        assert cfg.model.data_preprocessor.pad_size_divisor == divisor
     assert cfg.test_evaluator[0].metric == ['bbox', 'segm']
     assert cfg.test_evaluator[0].proposal_nums == (1, 10, 100)
 
@@ -153,6 +159,24 @@ def test_jittered_images_know_their_content(real_data: Path) -> None:
         assert (masks.height, masks.width) == (1024, 1024)
         assert not masks.masks[:, size[0] :].any()
         assert not masks.masks[:, :, size[1] :].any()
+
+
+def test_images_are_tested_on_the_canvas_of_training(real_data: Path) -> None:
+    cfg = read('mambascope_t_coco')
+    init_default_scope(cfg.default_scope)
+    settings = cfg.test_dataloader.dataset
+    settings.data_root = f'{real_data / "coco_mini"}/'
+    dataset = DATASETS.build(settings)
+    padder = MODELS.build(cfg.model.data_preprocessor)
+    items = [dataset[i] for i in range(4)]
+    sizes = [tuple(item['inputs'].shape[1:]) for item in items]
+    assert len(set(sizes)) > 1
+    assert all(max(size) == 1024 for size in sizes)
+    batch = padder(pseudo_collate(items))
+    assert batch['inputs'].shape[2:] == (1024, 1024)
+    for size, sample in zip(sizes, batch['data_samples'], strict=True):
+        assert sample.img_shape == size
+        assert sample.batch_input_shape == sample.pad_shape == (1024, 1024)
 
 
 @pytest.mark.parametrize('size', ['t', 's'])

@@ -41,6 +41,7 @@ stages = [
 roi_layer = dict(sampling_ratio=2)
 model = dict(
     data_preprocessor=dict(
+        pad_size_divisor=32,
         batch_augments=[
             dict(type='BatchFixedSizePad', size=(256, 256), pad_mask=True)
         ]

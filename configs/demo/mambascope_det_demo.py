@@ -41,6 +41,7 @@ stages = [
 model = dict(
     type='mmscope.MambaScopeCascadeRCNN',
     data_preprocessor=dict(
+        pad_size_divisor=32,
         batch_augments=[
             dict(type='BatchFixedSizePad', size=image_size, pad_mask=True)
         ],

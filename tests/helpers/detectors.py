@@ -46,6 +46,7 @@ def cascade_config() -> ConfigDict:
     model = Config.fromfile(ROOT / name).model
     narrow = dict(in_channels=16, conv_out_channels=16)
     model.data_preprocessor.update(mean=[0.0] * 3, std=[1.0] * 3)
+    model.data_preprocessor.pad_size_divisor = 32
     model.data_preprocessor.batch_augments[0].size = (64, 96)
     model.backbone = ConfigDict(BACKBONE)
     model.neck = ConfigDict(NECKS['simple'])

@@ -31,6 +31,7 @@ heads = [
 extractor = dict(out_channels=width)
 model = dict(
     data_preprocessor=dict(
+        pad_size_divisor=96,
         batch_augments=[
             dict(type='BatchFixedSizePad', size=image_size, pad_mask=True)
         ]
@@ -345,7 +346,7 @@ def test_bad_data(
 def test_out_needs_an_evaluator_that_writes(run_tool, sample_root, tmp_path):
     more = "test_evaluator = [dict(type='VOCMetric')]\n"
     config = write_config(tmp_path, sample_root, more)
-    with pytest.raises(ValueError, match='IoUMetric or Coco.*got VOCMetric'):
+    with pytest.raises(ValueError, match='IoUMetric, Coco.*got VOCMetric'):
         run_tool('test.py', config, 'any.pth', '--out', tmp_path / 'out')
 
 

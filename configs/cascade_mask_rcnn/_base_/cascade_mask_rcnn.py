@@ -17,8 +17,10 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
         pad_mask=True,
-        pad_size_divisor=32,
-        # padding after the pipeline, so that img_shape tells what is content
+        # Padding after the pipeline, so that img_shape tells what is content.
+        # In testing, too: images whose longer side is 1024 get the canvas
+        # that was trained on.
+        pad_size_divisor=1024,
         batch_augments=[
             dict(type='BatchFixedSizePad', size=canvas, pad_mask=True)
         ],

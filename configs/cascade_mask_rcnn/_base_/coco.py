@@ -25,22 +25,30 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
-# The shorter side to 1024, as the paper says, and the longer one to at most
-# 1333 * 1024 / 800. Vim's protocol is scale=(1024, 1024).
+pack_test = dict(
+    type='PackDetInputs',
+    meta_keys=(
+        'img_id',
+        'img_path',
+        'ori_shape',
+        'img_shape',
+        'scale_factor',
+    ),
+)
+# the longer side to 1024, as Vim tests
 test_pipeline = [
+    load_image,
+    dict(type='Resize', scale=image_size, keep_ratio=True),
+    load_annotations,
+    pack_test,
+]
+# The shorter side to 1024, as the paper says, and the longer one to at most
+# 1333 * 1024 / 800; needs data_preprocessor.pad_size_divisor=32
+short_side_pipeline = [
     load_image,
     dict(type='Resize', scale=(1706, 1024), keep_ratio=True),
     load_annotations,
-    dict(
-        type='PackDetInputs',
-        meta_keys=(
-            'img_id',
-            'img_path',
-            'ori_shape',
-            'img_shape',
-            'scale_factor',
-        ),
-    ),
+    pack_test,
 ]
 train_dataloader = dict(
     batch_size=8,
