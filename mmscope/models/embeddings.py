@@ -10,8 +10,10 @@ from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from mmscope.functional import take_tokens
+from mmscope.functional.checks import check_choice
 
 Grid = tuple[int, int]
+FITS = ('resample', 'extend')
 # ends of the names of parameters that are tokens or added to tokens
 EMBEDDED = ('pos_embed', 'cls_token', 'registers')
 
@@ -23,13 +25,20 @@ class PatchEmbed(nn.Module):
         in_channels: Image channels.
         embed_dims: Token channels C.
         patch_size: Side of a patch in pixels.
+        stride: Pixels from one patch to the next; by default ``patch_size``.
     """
 
     def __init__(
-        self, in_channels: int, embed_dims: int, patch_size: int
+        self,
+        in_channels: int,
+        embed_dims: int,
+        patch_size: int,
+        stride: int | None = None,
     ) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, embed_dims, patch_size, patch_size)
+        self.proj = nn.Conv2d(
+            in_channels, embed_dims, patch_size, stride or patch_size
+        )
 
     def reset_parameters(self) -> None:
         """LeCun normal, as Vim starts its patch embedding."""
@@ -74,13 +83,18 @@ class PatchEmbed(nn.Module):
         return hooks > 0 or type(proj) is not nn.Conv2d
 
 
-def resize_pos_embed(pos_embed: Tensor, src: Grid, dst: Grid) -> Tensor:
-    """Resample position embeddings bicubically to another grid.
+def resize_pos_embed(
+    pos_embed: Tensor, src: Grid, dst: Grid, fit: str = 'resample'
+) -> Tensor:
+    """Fit position embeddings to another grid.
 
     Args:
         pos_embed: Row-major, without CLS, (1, h * w, C).
         src: Grid (h, w) that it has.
         dst: Grid that it gets.
+        fit: 'resample' stretches them bicubically; 'extend' leaves each where
+            it is, cuts off what is beyond the grid, and repeats the last row
+            and column where there is none.
 
     Returns:
         (1, h' * w', C).
@@ -91,7 +105,15 @@ def resize_pos_embed(pos_embed: Tensor, src: Grid, dst: Grid) -> Tensor:
         return pos_embed
     wide = pos_embed.to(torch.promote_types(pos_embed.dtype, torch.float32))
     grid = wide.transpose(1, 2).unflatten(2, src)
-    grid = F.interpolate(grid, size=dst, mode='bicubic', align_corners=False)
+    if fit == 'extend':
+        grid = grid[..., : dst[0], : dst[1]]
+        height, width = grid.shape[2:]
+        beyond = (0, dst[1] - width, 0, dst[0] - height)
+        grid = F.pad(grid, beyond, mode='replicate')
+    else:
+        grid = F.interpolate(
+            grid, size=dst, mode='bicubic', align_corners=False
+        )
     return grid.flatten(2).transpose(1, 2).to(pos_embed.dtype)
 
 
@@ -109,6 +131,13 @@ class Embeddings(BaseModule):
         embed_dims: Token channels C.
         size_divisor: Multiple that image sides are padded to.
         init_cfg: mmengine's.
+        patch_stride: Pixels from one patch to the next; by default P.
+        with_cls: Whether there is a class token.
+        pos_embed_fit: How position embeddings are fitted to other sizes at
+            run time, see :func:`resize_pos_embed`.
+
+    Raises:
+        ValueError: an argument is out of its range or none of its choices.
     """
 
     def __init__(
@@ -119,22 +148,44 @@ class Embeddings(BaseModule):
         embed_dims: int,
         size_divisor: int,
         init_cfg: dict | list[dict] | None = None,
+        patch_stride: int | None = None,
+        with_cls: bool = True,
+        pos_embed_fit: str = 'resample',
     ) -> None:
         super().__init__(init_cfg)
-        self.patch_size = patch_size
+        check_choice('pos_embed_fit', pos_embed_fit, FITS)
+        stride = patch_size if patch_stride is None else patch_stride
+        if not 0 < stride <= patch_size:
+            raise ValueError(
+                f'patch_stride must be in [1, {patch_size}], the patch size, '
+                f'got {patch_stride}'
+            )
+        self.patch_size, self.patch_stride = patch_size, stride
+        self.pos_embed_fit = pos_embed_fit
         self.in_channels = in_channels
         self.embed_dims = embed_dims
         self.size_divisor = size_divisor
-        self.patch_embed = PatchEmbed(in_channels, embed_dims, patch_size)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
-        self.cls_pos_embed = nn.Parameter(torch.zeros(1, 1, embed_dims))
+        self.patch_embed = PatchEmbed(
+            in_channels, embed_dims, patch_size, stride
+        )
+        self.cls_token = self.cls_pos_embed = None
+        if with_cls:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
+            self.cls_pos_embed = nn.Parameter(torch.zeros(1, 1, embed_dims))
         self.pos_grids: dict[str, Grid] = {}
-        height, width = (
-            math.ceil(side / size_divisor) * size_divisor // patch_size
+        sides = (
+            math.ceil(side / size_divisor) * size_divisor
             for side in to_2tuple(img_size)
         )
-        self.add_pos_embed('pos_embed', (height, width))
+        self.add_pos_embed('pos_embed', self.grid_of(tuple(sides)))
         self.register_load_state_dict_pre_hook(_resample_loaded)
+
+    def grid_of(self, size: tuple[int, int]) -> Grid:
+        """Patches that fit into a padded image, by its height and width."""
+        height, width = (
+            (side - self.patch_size) // self.patch_stride + 1 for side in size
+        )
+        return height, width
 
     def add_pos_embed(self, name: str, grid: Grid) -> None:
         """Register position embeddings for a grid (h, w)."""
@@ -146,7 +197,9 @@ class Embeddings(BaseModule):
     def pos_embed_at(self, name: str, grid: Grid) -> Tensor:
         """Position embeddings for any grid (h, w), (1, h * w, C)."""
         rows = getattr(self, name)
-        return resize_pos_embed(rows, self.pos_grids[name], grid)
+        return resize_pos_embed(
+            rows, self.pos_grids[name], grid, self.pos_embed_fit
+        )
 
     def reset_parameters(self) -> None:
         """Draw Vim's initial weights."""

@@ -14,6 +14,7 @@ from mmscope.functional import (
     insert_evenly,
 )
 from mmscope.functional.checks import check_choice
+from mmscope.functional.rotary import rotate
 from mmscope.ops import scan_backends
 from mmscope.utils.pretrained import load_pretrained
 
@@ -28,6 +29,7 @@ from .layers import (
     at_least_float32,
 )
 
+Tables = tuple[Tensor, Tensor]
 PRETRAINED = ('Pretrained', PretrainedInit)
 
 
@@ -75,6 +77,9 @@ class VimEncoder(LayerDepth, Embeddings):
             returned ("Mamba-R", arXiv 2405.14858).
         cuda_graphs: Whether blocks are replayed as CUDA graphs in inference,
             see :class:`BlockGraphs`.
+        patch_stride: Pixels from one patch to the next; by default P.
+        with_cls: Whether there is a class token.
+        pos_embed_fit: 'resample' or 'extend', see :func:`resize_pos_embed`.
 
     Raises:
         ValueError: an argument is none of its choices or out of its range.
@@ -97,11 +102,22 @@ class VimEncoder(LayerDepth, Embeddings):
         init_cfg: dict | list[dict] | None,
         num_registers: int = 0,
         cuda_graphs: bool = False,
+        patch_stride: int | None = None,
+        with_cls: bool = True,
+        pos_embed_fit: str = 'resample',
     ) -> None:
         arch = resolve_arch(arch)
         dims, num_layers = arch.pop('embed_dims'), arch.pop('num_layers')
         super().__init__(
-            img_size, patch_size, in_channels, dims, size_divisor, init_cfg
+            img_size,
+            patch_size,
+            in_channels,
+            dims,
+            size_divisor,
+            init_cfg,
+            patch_stride,
+            with_cls,
+            pos_embed_fit,
         )
         self.num_layers = num_layers
         self.out_indices = self._check_out_indices(out_indices)
@@ -209,6 +225,7 @@ class VimEncoder(LayerDepth, Embeddings):
         score: ScoreMetric | None = None,
         score_layers: Sequence[int] = (),
         beta: float = 0.0,
+        rotary: Tables | None = None,
     ) -> Encoded:
         """Run a sequence through the blocks.
 
@@ -217,6 +234,8 @@ class VimEncoder(LayerDepth, Embeddings):
             score: How to score tokens.
             score_layers: Blocks whose scores are averaged.
             beta: Smoothing factor of that average (Eq. 12).
+            rotary: Tables by which tokens are rotated ahead of each block,
+                (L, C) each, or None.
         """
         places = None
         if self.registers is not None:
@@ -225,7 +244,7 @@ class VimEncoder(LayerDepth, Embeddings):
         score_layers = tuple(score_layers) if score else ()
 
         def run(x: Tensor) -> tuple[Tensor | None, ...]:
-            return self._run_blocks(x, score, score_layers, beta)
+            return self._run_blocks(x, score, score_layers, beta, rotary)
 
         if self.block_graphs is None:
             out = run(x)
@@ -255,11 +274,15 @@ class VimEncoder(LayerDepth, Embeddings):
         score: ScoreMetric | None,
         score_layers: tuple[int, ...],
         beta: float,
+        rotary: Tables | None = None,
     ) -> tuple[Tensor | None, ...]:
         """Outputs of ``out_indices`` and of the last block, and importance."""
         levels, importance, update = [], None, None
         for index, layer in enumerate(self.layers):
             metric = score if index in score_layers else None
+            if rotary is not None:
+                x = x if update is None else x + update.to(x.dtype)
+                x, update = rotate(x, rotary), None
             if self.with_cp and x.requires_grad:
                 x, update, layer_score = checkpoint(
                     layer, x, update, metric, use_reentrant=False

@@ -108,6 +108,9 @@ class MambaScopeBackbone(
         cuda_graphs: Whether blocks are replayed as CUDA graphs in inference,
             for sizes that come again: on fast GPUs several times as fast.
 
+        pos_embed_fit: How position embeddings are fitted to other sizes:
+            'resample' stretches them, 'extend' leaves each where it is.
+
     Raises:
         ValueError: an argument is none of its choices or out of its range.
 
@@ -153,6 +156,7 @@ class MambaScopeBackbone(
         frozen_stages: int = -1,
         num_registers: int = 0,
         cuda_graphs: bool = False,
+        pos_embed_fit: str = 'resample',
     ) -> None:
         check_options(
             out_type=out_type,
@@ -189,6 +193,7 @@ class MambaScopeBackbone(
             init_cfg=init_cfg,
             num_registers=num_registers,
             cuda_graphs=cuda_graphs,
+            pos_embed_fit=pos_embed_fit,
         )
         check_cls_type(out_type, self.out_indices, self.num_layers)
         self.out_type = out_type

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from mmscope.functional import insert_cls, split_cls, tokens_to_map
 from mmscope.functional.checks import check_choice
+from mmscope.functional.rotary import rotary_tables
 from mmscope.registry import MODELS
 
 from .encoder import Encoded, VimEncoder
@@ -47,6 +49,16 @@ class VisionMambaBackbone(VimEncoder):
             for sizes that come again: on fast GPUs several times as fast.
         token_reduction: Config of a :class:`TokenReduction` that lets later
             blocks run on fewer tokens, or None.
+        with_cls: Whether there is a class token, which the official dense
+            models do without.
+        level_norm: Whether maps pass a norm; without, they are the residual
+            stream, as in the official detector.
+        rope: Whether tokens are rotated by their place ahead of every block,
+            as in the official dense models.
+        patch_stride: Pixels from one patch to the next; by default P. The
+            official "+" models have patches of 16 that overlap by half.
+        pos_embed_fit: How position embeddings are fitted to other sizes:
+            'resample' stretches them, 'extend' leaves each where it is.
 
     Raises:
         ValueError: an argument is none of its choices or out of its range,
@@ -74,38 +86,60 @@ class VisionMambaBackbone(VimEncoder):
         num_registers: int = 0,
         cuda_graphs: bool = False,
         token_reduction: dict | None = None,
+        with_cls: bool = True,
+        level_norm: bool = True,
+        rope: bool = False,
+        patch_stride: int | None = None,
+        pos_embed_fit: str = 'resample',
     ) -> None:
         check_choice('out_type', out_type, OUT_TYPES)
         if token_reduction is not None:
-            given = dict(
+            _refuse_beside(
+                'token_reduction, which runs its own blocks',
                 num_registers=num_registers,
                 cuda_graphs=cuda_graphs,
                 with_cp=with_cp,
+                rope=rope,
+                without_cls=not with_cls,
+                patch_stride=patch_stride,
             )
-            given = {key: value for key, value in given.items() if value}
-            if given:
-                raise ValueError(
-                    'token_reduction runs its own blocks, without registers, '
-                    f'graphs or recomputation: leave out {given}'
-                )
+        if rope:
+            _refuse_beside(
+                'rope, which knows the places of patches alone',
+                num_registers=num_registers,
+                cuda_graphs=cuda_graphs,
+            )
+        if out_type == 'cls_token' and not with_cls:
+            raise ValueError(
+                "out_type='cls_token' needs the class token: leave out "
+                'with_cls=False'
+            )
         super().__init__(
             arch=arch,
             img_size=img_size,
             patch_size=patch_size,
             in_channels=in_channels,
             out_indices=out_indices,
-            level_norms=out_type == 'featmap',
+            level_norms=out_type == 'featmap' and level_norm,
             final_norm=out_type != 'featmap',
             drop_path_rate=drop_path_rate,
             scan_backend=scan_backend,
-            size_divisor=patch_size,
+            size_divisor=patch_stride or patch_size,
             with_cp=with_cp,
             frozen_stages=frozen_stages,
             init_cfg=init_cfg,
             num_registers=num_registers,
             cuda_graphs=cuda_graphs,
+            patch_stride=patch_stride,
+            with_cls=with_cls,
+            pos_embed_fit=pos_embed_fit,
         )
-        self.out_type = out_type
+        if rope and self.embed_dims % 4:
+            raise ValueError(
+                'rope rotates pairs of channels by row and by column: '
+                f'embed_dims must be a multiple of 4, got {self.embed_dims}'
+            )
+        self.out_type, self.rope = out_type, rope
         self.token_reduction = build_reduction(token_reduction)
         self.freeze(last_used=self.out_indices[-1])
 
@@ -125,22 +159,48 @@ class VisionMambaBackbone(VimEncoder):
         """
         self.check_images(x)
         x = self.pad(x)
-        grid = tuple(side // self.patch_size for side in x.shape[2:])
-        tokens = self.patch_embed(x) + self.pos_embed_at('pos_embed', grid)
-        cls = (self.cls_token + self.cls_pos_embed).expand(x.shape[0], -1, -1)
-        sequence = insert_cls(tokens, cls)
+        grid = self.grid_of(tuple(x.shape[2:]))
+        sequence = self.patch_embed(x) + self.pos_embed_at('pos_embed', grid)
+        if self.cls_token is not None:
+            cls = self.cls_token + self.cls_pos_embed
+            sequence = insert_cls(sequence, cls.expand(x.shape[0], -1, -1))
         if self.token_reduction is None:
-            encoded = self.encode(sequence)
+            tables = self._rotary_tables(grid, x) if self.rope else None
+            encoded = self.encode(sequence, rotary=tables)
         else:
             encoded = self._encode_reduced(sequence, x)
-        levels = encoded.levels
         if self.out_type == 'raw':
-            return tuple(self.norm_f(level) for level in levels)
+            return tuple(self.norm_f(level) for level in encoded.levels)
         if self.out_type == 'cls_token':
-            return tuple(self.norm_f(split_cls(lvl)[1]) for lvl in levels)
+            return tuple(
+                self.norm_f(split_cls(level)[1]) for level in encoded.levels
+            )
+        levels = encoded.levels
+        if self.level_norms:
+            levels = self.normed_levels(encoded)
         return tuple(
-            tokens_to_map(split_cls(level)[0], grid)
-            for level in self.normed_levels(encoded)
+            tokens_to_map(self._patches(level).to(x.dtype), grid)
+            for level in levels
+        )
+
+    def _patches(self, sequence: Tensor) -> Tensor:
+        """Tokens of the patches, (B, N, C)."""
+        return sequence if self.cls_token is None else split_cls(sequence)[0]
+
+    def _rotary_tables(
+        self, grid: tuple[int, int], x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Tables for the whole sequence; the class token stays as it is."""
+        cos, sin = rotary_tables(grid, self.embed_dims, x.device)
+        if self.cls_token is None:
+            return cos, sin
+        middle = len(cos) // 2
+        return tuple(
+            torch.cat([table[:middle], same, table[middle:]])
+            for table, same in (
+                (cos, torch.ones_like(cos[:1])),
+                (sin, torch.zeros_like(sin[:1])),
+            )
         )
 
     def _encode_reduced(self, sequence: Tensor, x: Tensor) -> Encoded:
@@ -158,3 +218,14 @@ class VisionMambaBackbone(VimEncoder):
             self.out_indices,
         )
         return Encoded(tuple(levels), levels[-1], None)
+
+
+def _refuse_beside(what: str, **options: object) -> None:
+    """Refuse options that do not go with another one.
+
+    Raises:
+        ValueError: one of them is set.
+    """
+    given = {key: value for key, value in options.items() if value}
+    if given:
+        raise ValueError(f'leave out {given} beside {what}')

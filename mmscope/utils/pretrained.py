@@ -14,7 +14,9 @@ from .checkpoint import (
 from .vim_checkpoint import NEW_IN_MMSCOPE, backbone_state, from_vim, is_vim
 
 # what a backbone may not read
-NOT_IN_BACKBONE = r'(head\.|norm_f\.|exit_head\.|level_norms\.)'
+NOT_IN_BACKBONE = (
+    r'(head\.|norm_f\.|exit_head\.|level_norms\.|cls_token$|cls_pos_embed$)'
+)
 # layers with a row for each class
 CLASSIFIERS = ('exit_head.',)
 

@@ -44,7 +44,8 @@ NEW_IN_MMSCOPE = (
 
 def is_vim(state: StateDict) -> bool:
     """Whether these are weights of the official Vim: CLS in pos_embed."""
-    return 'pos_embed' in state and 'cls_pos_embed' not in state
+    ours = {'cls_pos_embed', 'pos_embed_grid'}
+    return 'pos_embed' in state and not ours & state.keys()
 
 
 def from_vim(state: StateDict) -> tuple[StateDict, KeyReport]:
@@ -221,7 +222,7 @@ def _whole_classifier(
 def backbone_state(state: StateDict) -> StateDict:
     """Weights of the backbone, where these are of a whole model."""
     start = 'backbone.'
-    if f'{start}cls_token' not in state:
+    if f'{start}pos_embed' not in state:
         return state
     return {
         key.removeprefix(start): tensor
