@@ -67,13 +67,16 @@ test_pipeline = [
 ]
 arch = dict(embed_dims=width, num_layers=4, d_state=4)
 model = dict(
-    data_preprocessor=dict(size=size),
+    data_preprocessor=dict(
+        size=size, test_cfg=dict(size=None, size_divisor=32)
+    ),
     backbone=dict(
         arch=arch, img_size=size, out_indices=(0, 1, 2, 3), drop_path_rate=0.2
     ),
     neck=dict(embed_dim=width),
     decode_head=dict(in_channels=[width] * 4, channels=width),
     auxiliary_head=dict(in_channels=width, channels=width),
+    test_cfg=dict(mode='whole'),
 )
 train_dataloader = dict(
     batch_size=2,

@@ -1,4 +1,4 @@
-"""The COCO configs train and predict on real files, at an eighth of a size."""
+"""The COCO configs train and predict on real files, an eighth as large."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from mmscope.models import has_exits
 from mmscope.registry import MODELS
-from mmscope.utils.flops import dataset_flops
+from mmscope.utils.dataset_flops import dataset_flops
 from mmscope.visualization.scope_pictures import picture_scope
 
 FOLDER = Path(__file__).parents[1] / 'configs/cascade_mask_rcnn'

@@ -12,14 +12,15 @@ from mmscope.benchmark.build import build_model, default_shape
 from mmscope.engine.launch import build_runner, load_config
 from mmscope.engine.options import set_eta
 from mmscope.models import has_exits, is_elastic
+from mmscope.utils.dataset_flops import dataset_flops
 from mmscope.utils.flops import (
     COMPONENTS,
     CONVENTIONS,
     MASKS,
     PROPOSALS,
-    dataset_flops,
     model_flops,
 )
+from mmscope.utils.windows import slides
 
 
 def parse_args() -> argparse.Namespace:
@@ -143,14 +144,18 @@ def main() -> None:
         mean = dataset_flops(runner.model, loader, args.convention, **regions)
         columns['mean of the test images'] = mean.mean
         report |= dict(
-            images=mean.images, exit_rate=mean.exit_rate, shapes=mean.shapes
+            images=mean.images,
+            windows=mean.windows,
+            exit_rate=mean.exit_rate,
+            shapes=mean.shapes,
         )
         if elastic:
             report['mean_share'] = mean.mean_share
+    what = 'a window' if slides(model) else 'an image'
     params = parameter_count(model)['']
     print(
         f'{args.config}: {params / 1e6:.2f}M parameters\n'
-        f'G multiply-adds of an image of {shape[0]} x {shape[1]}, '
+        f'G multiply-adds of {what} of {shape[0]} x {shape[1]}, '
         f'convention {args.convention}'
     )
     if getattr(model, 'roi_head', None) is not None:
@@ -163,6 +168,8 @@ def main() -> None:
         console.print(make_table(columns))
     if args.checkpoint:
         line = f'{mean.images} test images, exit rate {mean.exit_rate:.4f}'
+        if mean.windows > mean.images:
+            line += f', {mean.windows} windows'
         if elastic:
             line += f', mean share of cells {mean.mean_share:.4f}'
         print(line)

@@ -9,6 +9,7 @@ _base_ = [
 # ImageNet weights: --cfg-options model.backbone.init_cfg.type=Pretrained
 # model.backbone.init_cfg.checkpoint=deit_t_mmseg.pth
 model = dict(
+    data_preprocessor=dict(test_cfg=_base_.slide_padding),
     backbone=dict(
         type='mmscope.FusedVisionTransformer',
         img_size=(512, 512),
@@ -22,5 +23,6 @@ model = dict(
         norm_cfg=dict(type='LN', eps=1e-6),
         interpolate_mode='bicubic',
         cuda_graphs=True,
-    )
+    ),
+    test_cfg=_base_.slide,
 )

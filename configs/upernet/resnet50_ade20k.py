@@ -11,6 +11,7 @@ in_channels = [256, 512, 1024, 2048]
 # ImageNet weights: --cfg-options model.backbone.init_cfg.type=Pretrained
 # model.backbone.init_cfg.checkpoint=open-mmlab://resnet50_v1c
 model = dict(
+    data_preprocessor=dict(test_cfg=_base_.slide_padding),
     backbone=dict(
         type='ResNetV1c',
         depth=50,
@@ -23,4 +24,5 @@ model = dict(
     neck=None,
     decode_head=dict(in_channels=in_channels, channels=512),
     auxiliary_head=dict(in_channels=in_channels[2]),
+    test_cfg=_base_.slide,
 )

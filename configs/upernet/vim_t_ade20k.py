@@ -9,10 +9,12 @@ _base_ = [
 # ImageNet weights: --cfg-options model.backbone.init_cfg.type=Pretrained
 # model.backbone.init_cfg.checkpoint=vim_t_midclstok.pth
 model = dict(
+    data_preprocessor=dict(test_cfg=_base_.slide_padding),
     backbone=dict(
         type='mmscope.VisionMambaBackbone',
         arch=dict(embed_dims=192, num_layers=24),
         img_size=512,
         cuda_graphs=True,
-    )
+    ),
+    test_cfg=_base_.slide,
 )

@@ -107,11 +107,6 @@ def device_name(model: nn.Module) -> str:
     return device.type
 
 
-def slides(model: nn.Module) -> bool:
-    """Tell whether a model decides about windows and not whole images."""
-    return (getattr(model, 'test_cfg', None) or {}).get('mode') == 'slide'
-
-
 def item_of(batch: dict, index: int) -> dict:
     """One image of a batch, as a batch."""
     return {key: [values[index]] for key, values in batch.items()}

@@ -12,7 +12,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmscope.evaluation.task_metric import Entry, TaskMetric
-from mmscope.functional.windows import windows
 from mmscope.models import (
     ScopeResult,
     coarse_answers,
@@ -21,8 +20,9 @@ from mmscope.models import (
 )
 from mmscope.utils.flops import model_flops
 from mmscope.utils.structures import canvas_of
+from mmscope.utils.windows import slides, windows
 
-from .answering import answer_images, item_of, predict_timed, slides
+from .answering import answer_images, item_of, predict_timed
 from .answers import ExitAnswers, ImageAnswers, gather
 from .cache import AnswerCache
 from .calibration import eta_of_count

@@ -13,8 +13,9 @@ from mmscope.evaluation.task_metric import TaskMetric
 from mmscope.models import exit_settings, require_exits
 from mmscope.utils.flops import model_flops
 from mmscope.utils.structures import canvas_of
+from mmscope.utils.windows import slides
 
-from .answering import answer_images, predict_timed, slides
+from .answering import answer_images, predict_timed
 from .cache import AnswerCache
 from .elastic import ElasticAnswers, ElasticImage
 

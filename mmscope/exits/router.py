@@ -13,8 +13,8 @@ from mmscope.evaluation.exit_statistics import auroc
 from mmscope.evaluation.task_metric import TaskMetric
 from mmscope.models import collect_passes, exit_settings, require_exits
 from mmscope.models.exit_policies import LearnedRouter
+from mmscope.utils.windows import slides
 
-from .answering import slides
 from .collect import collect_answers
 
 LEARNING_RATE, WEIGHT_DECAY, STEPS, HELD_OUT = 3e-3, 1e-2, 300, 4

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from mmscope.functional import to_fine_grid
 from mmscope.functional.targets import classes_in_mask
-from mmscope.functional.windows import windows
 from mmscope.registry import MODELS
 from mmscope.utils.versions import require
+from mmscope.utils.windows import slides, windows
 
 from .early_exit import (
     EarlyExitMixin,
@@ -298,8 +298,7 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
             collect_passes(self) as passes,
         ):
             samples = super().predict(inputs, data_samples)
-        slides = self.test_cfg.get('mode', 'whole') == 'slide'
-        return self.write_exit_info(samples, passes, as_share=slides)
+        return self.write_exit_info(samples, passes, as_share=slides(self))
 
     def _forward(
         self,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
 import torch
-from mmengine.model import BaseModel
 from torch import nn
 
 from .flops_trace import components, on_meta, published, tail_flops, trace
@@ -199,76 +198,3 @@ def _scope_flops(
         fine=fines[settings.shares[-1]],
         by_share=by_share,
     )
-
-
-@dataclass(frozen=True)
-class DatasetFlops:
-    """Mean over the images of a dataset.
-
-    Attributes:
-        mean: By component.
-        exit_rate: Share of images that exited.
-        mean_share: Mean of the shares of cells that were refined, 0 where an
-            image exited; None where predictions do not say it.
-        images: How many there were.
-        shapes: Padded sizes, and how many images had each.
-    """
-
-    mean: Counter
-    exit_rate: float
-    mean_share: float | None
-    images: int
-    shapes: dict[str, int]
-
-
-@torch.no_grad()
-def dataset_flops(
-    model: BaseModel,
-    loader: Iterable[dict],
-    convention: str = 'two_direction',
-    proposals: int = PROPOSALS,
-    masks: int = MASKS,
-) -> DatasetFlops:
-    """Run a model over a dataset and average what its images cost.
-
-    Args:
-        model: With weights whose exits mean something.
-        loader: Batches for ``model.test_step``.
-        convention: One of ``CONVENTIONS``.
-        proposals: See :func:`model_flops`.
-        masks: See :func:`model_flops`.
-
-    Raises:
-        ValueError: it slides windows over images, or the loader is empty.
-    """
-    if (getattr(model, 'test_cfg', None) or {}).get('mode') == 'slide':
-        raise ValueError(
-            "the mean over a dataset needs test_cfg.mode='whole', got "
-            "'slide', where each window is an image of its own"
-        )
-    model.eval()
-    exits, told, shares = 0, True, defaultdict(list)
-    for batch in loader:
-        for sample in model.test_step(batch):
-            info = sample.metainfo
-            shape = tuple(info.get('pad_shape', info['img_shape'])[:2])
-            shape = padded(shape, getattr(model.backbone, 'size_divisor', 1))
-            exited = bool(getattr(sample, 'exited', False))
-            exits += exited
-            told &= hasattr(sample, 'refined_share')
-            # who does not say it got the largest share
-            share = getattr(sample, 'refined_share', 1.0 - exited)
-            shares[shape].append(share)
-    images = sum(map(len, shares.values()))
-    if not images:
-        raise ValueError('the dataset is empty; check its folders')
-    mean = Counter()
-    for shape, each in shares.items():
-        flops = model_flops(
-            model, shape, convention, proposals=proposals, masks=masks
-        )
-        for name, count in flops.mean(each).items():
-            mean[name] += count * len(each) / images
-    share = sum(map(sum, shares.values())) / images if told else None
-    shapes = {f'{h} x {w}': len(each) for (h, w), each in shares.items()}
-    return DatasetFlops(mean, exits / images, share, images, shapes)

@@ -1,6 +1,6 @@
 """What a model looked at, and both its answers, for each image."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Protocol
@@ -14,7 +14,6 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from mmscope.functional import should_exit
-from mmscope.functional.windows import windows
 from mmscope.models import (
     Importance,
     ScopeResult,
@@ -23,6 +22,7 @@ from mmscope.models import (
     require_exits,
 )
 from mmscope.utils.structures import canvas_of
+from mmscope.utils.windows import windows_of
 
 from .answers import draw_answer, image_seen, is_classified
 from .names import PictureNames
@@ -215,7 +215,7 @@ def cells_on_canvas(
     stride = 2 * model.backbone.patch_size
     scores, seen = np.zeros(canvas), np.zeros(canvas)
     selected = np.zeros(canvas, dtype=bool)
-    for window, one in zip(_windows(model, canvas), passes, strict=True):
+    for window, one in zip(windows_of(model, canvas), passes, strict=True):
         shape = scores[window].shape
         cells = one.importance
         if one.refinement.scores is not None:
@@ -224,14 +224,6 @@ def cells_on_canvas(
         selected[window] |= _pixels(one.refined_cells[0], shape, stride)
         seen[window] += 1
     return scores / seen, selected
-
-
-def _windows(model: nn.Module, canvas: Size) -> Iterator[tuple[slice, slice]]:
-    """Windows in which a model sees a canvas, often the whole of it."""
-    test_cfg = getattr(model, 'test_cfg', None) or {}
-    if test_cfg.get('mode') != 'slide':
-        return iter([(slice(0, canvas[0]), slice(0, canvas[1]))])
-    return iter(windows(canvas, test_cfg.crop_size, test_cfg.stride))
 
 
 def _pixels(cells: torch.Tensor, shape: Size, stride: int) -> np.ndarray:

@@ -101,6 +101,39 @@ def test_output_of_the_real_command(trained, tmp_path) -> None:
     assert all(any(n in picture for picture in pictures) for n in names)
 
 
+def test_windows_are_tested_counted_and_shown(
+    trained, run_tool, tmp_path, capsys
+) -> None:
+    """With slide inference, `exited` is the share of an image's windows."""
+    config, checkpoint, _ = trained
+    out, show, cost = (tmp_path / name for name in ('out', 'show', 'f.json'))
+    slide = (
+        *('--cfg-options', 'model.test_cfg.mode=slide'),
+        *('model.test_cfg.crop_size=(96,64)', 'model.test_cfg.stride=(64,32)'),
+        'model.data_preprocessor.test_cfg.size=(96,64)',
+        'model.data_preprocessor.test_cfg.size_divisor=None',
+    )
+    run_tool(
+        *('test.py', config, checkpoint, '--work-dir', tmp_path / 'work'),
+        *('--eta', 0, '--out', out, '--show-dir', show, *slide),
+    )
+    metrics, exits = read_out(out)
+    assert metrics['exit/rate'] == 1
+    assert len(list(show.rglob('*.png'))) == len(exits) == 3
+    run_tool(
+        *('get_flops.py', config, '--checkpoint', checkpoint, '--shape', 96),
+        *('--eta', 0, '--out', cost, *slide),
+    )
+    printed = capsys.readouterr().out
+    assert 'of a window of 96 x 96' in printed
+    written = json.loads(cost.read_text())
+    assert written['windows'] > written['images'] == 3
+    assert (
+        f'3 test images, exit rate 1.0000, {written["windows"]} windows'
+        in (printed)
+    )
+
+
 def test_exits_follow_eta_at_any_batch_size(
     trained, run_tool, tmp_path
 ) -> None:

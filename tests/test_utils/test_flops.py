@@ -16,7 +16,8 @@ from traced_flops import traced_flops
 from mmscope.benchmark.build import build_model
 from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
 from mmscope.ops import scan_backends, use_backend
-from mmscope.utils.flops import dataset_flops, model_flops
+from mmscope.utils.dataset_flops import dataset_flops
+from mmscope.utils.flops import model_flops
 from mmscope.utils.operator_flops import OPERATORS, scan_flops
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

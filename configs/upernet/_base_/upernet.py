@@ -52,7 +52,10 @@ model = dict(
         ),
     ),
     train_cfg=dict(),
-    # Vim's protocol: dict(mode='slide', crop_size=(512, 512),
-    # stride=(341, 341))
     test_cfg=dict(mode='whole'),
 )
+# Vim's protocol: the windows have the position embeddings of training. A
+# model takes both; the second is the test_cfg of its data preprocessor and
+# pads what is smaller than a window.
+slide = dict(mode='slide', crop_size=(512, 512), stride=(341, 341))
+slide_padding = dict(size=(512, 512), size_divisor=None)

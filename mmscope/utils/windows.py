@@ -2,6 +2,8 @@
 
 from itertools import product
 
+from torch import nn
+
 
 def windows(
     canvas: tuple[int, int], crop: tuple[int, int], stride: tuple[int, int]
@@ -27,3 +29,22 @@ def windows(
         )
     ]
     return list(product(*sides))
+
+
+def slides(model: nn.Module) -> bool:
+    """Tell whether a model decides about windows and not whole images."""
+    return (getattr(model, 'test_cfg', None) or {}).get('mode') == 'slide'
+
+
+def windows_of(
+    model: nn.Module, canvas: tuple[int, int]
+) -> list[tuple[slice, slice]]:
+    """Windows in which a model sees a canvas, often the whole of it.
+
+    Args:
+        model: With mmseg's ``test_cfg``, or without.
+        canvas: Height and width.
+    """
+    if not slides(model):
+        return [(slice(0, canvas[0]), slice(0, canvas[1]))]
+    return windows(canvas, model.test_cfg.crop_size, model.test_cfg.stride)
