@@ -10,6 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, DefaultScope, init_default_scope
 from torch import nn
 
+from mmscope.models import has_exits
 from mmscope.registry import MODELS
 
 FOLDER = Path(__file__).parents[1] / 'configs/cascade_mask_rcnn'
@@ -82,16 +83,18 @@ def test_rates_and_decay_of_parameters(
             assert group['lr'] == pytest.approx(1e-4 * rate)
         if not path.startswith('backbone.'):
             assert group['lr'] == 1e-4
-    norms = {
-        f'{path}.{leaf}'
-        for path, module in model.named_modules()
-        if 'Norm' in type(module).__name__
-        for leaf, _ in module.named_parameters(recurse=False)
-    }
-    spared = re.compile(r'pos_embed|cls_token|\.A_log$|mixer\.D$')
+    spared = re.compile(
+        r'pos_embed|cls_token|mixer\.(A_log|D|dt_bias|conv_bias)$'
+    )
     assert {n: g['weight_decay'] for n, g in groups.items()} == {
-        n: 0.0 if n in norms or spared.search(n) else 0.1 for n in groups
+        n: 0.0 if p.ndim == 1 or spared.search(n) else 0.1
+        for n, p in model.named_parameters()
+        if p.requires_grad
     }
+    flat = {n for n, g in groups.items() if g['weight_decay'] == 0}
+    assert 'roi_head.bbox_head.0.shared_convs.0.ln.weight' in flat
+    assert 'roi_head.bbox_head.0.fc_cls.bias' in flat
+    assert ('backbone.reuse.layers.0.weight' in flat) == has_exits(cfg)
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -100,6 +103,7 @@ def test_recipe_is_the_same_for_all(name: str) -> None:
     optimizer = cfg.optim_wrapper.optimizer
     assert optimizer.type == 'AdamW'
     assert (optimizer.lr, optimizer.weight_decay) == (1e-4, 0.1)
+    assert cfg.model.backbone.drop_path_rate == 0.1
     assert cfg.train_cfg.max_iters == 380_000
     warm_up, decay = cfg.param_scheduler
     assert (warm_up.type, warm_up.begin, warm_up.end) == ('LinearLR', 0, 250)

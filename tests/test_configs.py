@@ -171,6 +171,9 @@ def test_recipe_is_the_same_for_all(name: str) -> None:
     assert (decay.type, decay.power, decay.eta_min) == ('PolyLR', 1, 0)
     assert (decay.begin, decay.end) == (1500, 160_000)
     assert not (warm_up.by_epoch or decay.by_epoch)
+    assert cfg.optim_wrapper.clip_grad.max_norm == 5
+    if 'resnet' not in name:
+        assert cfg.model.backbone.drop_path_rate == 0.1
     assert cfg.train_dataloader.batch_size == 4
     assert cfg.auto_scale_lr.base_batch_size == 16
 
@@ -213,19 +216,32 @@ def test_weight_decay_spares_what_it_must(
         for parameter in group['params']
     }
     assert decay.keys() == set(names.values())
-    spared = re.compile(r'norm|pos_embed|cls_token|\.A_log$|mixer\.D$')
-    assert decay == {n: 0.0 if spared.search(n) else 0.01 for n in decay}
+    spared = re.compile(
+        r'pos_embed|cls_token|mixer\.(A_log|D|dt_bias|conv_bias)$'
+    )
+    full = cfg.optim_wrapper.optimizer.weight_decay
+    assert decay == {
+        n: 0.0 if p.ndim == 1 or spared.search(n) else full
+        for n, p in model.named_parameters()
+    }
+    kinds = {re.sub(r'\d+', 'N', n) for n, d in decay.items() if d == 0}
+    assert 'decode_head.fpn_convs.N.bn.weight' in kinds
     if 'mamba' in name or 'vim' in name:
-        kinds = {re.sub(r'\d+', 'N', n) for n, d in decay.items() if d == 0}
         assert kinds >= {
             'backbone.layers.N.norm.weight',
             'backbone.layers.N.mixer.A_log',
             'backbone.layers.N.mixer.D',
+            'backbone.layers.N.mixer.dt_bias',
+            'backbone.layers.N.mixer.conv_bias',
             'backbone.pos_embed',
             'backbone.cls_pos_embed',
             'backbone.level_norms.N.weight',
+            'backbone.patch_embed.proj.bias',
         }
-        assert decay['backbone.layers.0.mixer.in_proj.weight'] == 0.01
+        assert decay['backbone.layers.0.mixer.in_proj.weight'] == full
+    if 'mamba' in name:
+        assert decay['backbone.reuse.layers.0.weight'] == 0
+        assert decay['backbone.reuse.layers.1.weight'] == full
 
 
 @pytest.mark.parametrize('size', ['t', 's'])

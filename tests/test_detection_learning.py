@@ -47,6 +47,7 @@ model = dict(
         ]
     ),
     backbone=dict(
+        drop_path_rate=0.0,
         arch=dict(embed_dims=width, num_layers=6),
         img_size=256,
         out_indices=(5,),

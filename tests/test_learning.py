@@ -22,6 +22,7 @@ width, channels = 192, 96
 model = dict(
     data_preprocessor=dict(size=(256, 256)),
     backbone=dict(
+        drop_path_rate=0.0,
         arch=dict(embed_dims=width, num_layers=6),
         img_size=256,
         out_indices=(1, 2, 3, 5),

@@ -16,6 +16,7 @@ model = dict(
     backbone=dict(
         type='mmpretrain.VisionTransformer',
         arch='deit-tiny',
+        drop_path_rate=0.1,
         img_size=1024,
         patch_size=16,
         out_type='featmap',

@@ -12,6 +12,7 @@ model = dict(
     backbone=dict(
         type='mmscope.VisionMambaBackbone',
         arch=dict(embed_dims=192, num_layers=24),
+        drop_path_rate=0.1,
         img_size=1024,
         out_indices=(23,),
         cuda_graphs=True,

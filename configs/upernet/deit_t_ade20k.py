@@ -17,6 +17,7 @@ model = dict(
         embed_dims=192,
         num_layers=12,
         num_heads=3,
+        drop_path_rate=0.1,
         mlp_ratio=4,
         out_indices=(2, 5, 8, 11),
         qkv_bias=True,

@@ -18,6 +18,7 @@ model = dict(
     backbone=dict(
         type='mmscope.MambaScopeBackbone',
         arch=dict(embed_dims=192, num_layers=24),
+        drop_path_rate=0.1,
         img_size=512,
         alpha=0.8,
         eta=0.7,

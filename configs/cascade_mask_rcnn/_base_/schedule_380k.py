@@ -9,14 +9,15 @@ optim_wrapper = dict(
     paramwise_cfg=dict(
         # ViTDet's 0.7 for the 12 layers of ViT-B; its root for 24
         layer_decay_rate=0.837,
-        # LayerNorm; the names below are for RMSNorm and Vim's own
-        norm_decay_mult=0.0,
+        # biases and norms, RMSNorm's too, but for those that mixers stack
+        flat_decay_mult=0.0,
         custom_keys={
-            'norm': dict(decay_mult=0.0),
             'pos_embed': dict(decay_mult=0.0),
             'cls_token': dict(decay_mult=0.0),
             'A_log': dict(decay_mult=0.0),
             'mixer.D': dict(decay_mult=0.0),
+            'dt_bias': dict(decay_mult=0.0),
+            'conv_bias': dict(decay_mult=0.0),
         },
     ),
 )

@@ -4,15 +4,18 @@ optim_wrapper = dict(
     optimizer=dict(
         type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01
     ),
-    # norm_decay_mult misses RMSNorm
+    clip_grad=dict(max_norm=5.0),
     paramwise_cfg=dict(
+        # biases and norms, RMSNorm's too, but for those that mixers stack
+        flat_decay_mult=0.0,
         custom_keys={
-            'norm': dict(decay_mult=0.0),
             'pos_embed': dict(decay_mult=0.0),
             'cls_token': dict(decay_mult=0.0),
             'A_log': dict(decay_mult=0.0),
             'mixer.D': dict(decay_mult=0.0),
-        }
+            'dt_bias': dict(decay_mult=0.0),
+            'conv_bias': dict(decay_mult=0.0),
+        },
     ),
 )
 param_scheduler = [
