@@ -119,9 +119,13 @@ class TaskMetric:
                 f'{self.main}; add it to '
                 'mmscope.evaluation.task_metric.MAIN_SCORES'
             )
-        score = self._points * scores[self.main]
+        score = self.in_points(scores[self.main])
         # pycocotools says -1 where there is nothing to find
         return score if score >= 0 else math.nan
+
+    def in_points(self, score: float) -> float:
+        """The main score, as the metric gives it, in points of 0 to 100."""
+        return self._points * score
 
     def quality(self, entry: Entry) -> float:
         """How good the answer to one image is, in points of 0 to 100.

@@ -214,3 +214,75 @@ def test_costs_of_a_classifier(run_tool, trained, tmp_path, capsys) -> None:
         *('--repeats', 1, '--no-memory', '--out', tmp_path / 'fps.json'),
     )
     assert json.loads((tmp_path / 'fps.json').read_text())
+
+
+VIM = """
+model = dict(
+    _delete_=True,
+    type='ImageClassifier',
+    backbone=dict(
+        type='mmscope.VisionMambaBackbone',
+        arch=dict(embed_dims=16, num_layers=3, d_state=4),
+        img_size=32,
+        patch_size=4,
+        out_indices=(2,),
+        out_type='cls_token',
+    ),
+    head=dict(type='LinearClsHead', num_classes=3, in_channels=16),
+)
+val_evaluator = test_evaluator = [dict(type='Accuracy', topk=(1,))]
+crop_size = (32, 32)
+"""
+MERGING = (
+    'model.backbone.token_reduction.type=mmscope.TokenMerging',
+    'model.backbone.token_reduction.blocks=1,2',
+)
+
+
+@pytest.fixture(scope='module')
+def plain(train, tmp_path_factory) -> Trained:
+    folder = tmp_path_factory.mktemp('plain')
+    config = write_classifier(folder, 'evidence/imagenette_vim', VIM)
+    train(config, folder / 'work')
+    work = folder / 'work'
+    return Trained(
+        work / 'classifier.py', work / 'epoch_2.pth', folder / 'data/val'
+    )
+
+
+def test_plain_weights_are_tried_on_fewer_tokens(
+    run_tool, plain, tmp_path
+) -> None:
+    files = plain.config, plain.checkpoint
+    run_tool(
+        *('sweep_reduction.py', *files, '--num-merged', 0, 40, 90),
+        *('--out-dir', tmp_path / 'sweep', '--cfg-options', *MERGING),
+    )
+    records = json.loads((tmp_path / 'sweep/reduction.json').read_text())
+    costs = [record['gflops'] for record in records]
+    assert costs == sorted(costs, reverse=True) and costs[2] < 0.8 * costs[0]
+    assert (tmp_path / 'sweep/reduction.png').is_file()
+    for options, record in (
+        ((), records[0]),
+        (
+            (*MERGING, f'{MERGING[0].split(".type")[0]}.num_merged=90'),
+            records[2],
+        ),
+    ):
+        run_tool(
+            *('test.py', *files, '--out', tmp_path / 'out'),
+            *('--work-dir', tmp_path / 'work'),
+            *(('--cfg-options', *options) if options else ()),
+        )
+        metrics = json.loads((tmp_path / 'out/metrics.json').read_text())
+        assert metrics['accuracy/top1'] == pytest.approx(record['score'])
+
+
+def test_a_model_that_reduces_nothing_has_nothing_to_sweep(
+    run_tool, plain, tmp_path
+) -> None:
+    with pytest.raises(ValueError, match='no model.backbone.token_reduction'):
+        run_tool(
+            *('sweep_reduction.py', plain.config, plain.checkpoint),
+            *('--ratio', 0.5, '--out-dir', tmp_path),
+        )

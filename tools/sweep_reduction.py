@@ -1,0 +1,73 @@
+"""What a model gives and costs by how much its tokens are reduced.
+
+The weights may be those of the plain model: merging and pruning have no
+parameters of their own.
+"""
+
+import argparse
+from pathlib import Path
+
+import mmengine
+from mmengine.config import DictAction
+from rich.console import Console
+from rich.table import Table
+
+from mmscope.benchmark.reduction import plot_reduction, sweep_reduction
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        '--num-merged',
+        type=int,
+        nargs='+',
+        help='of TokenMerging: tokens merged at a time, of 196',
+    )
+    which.add_argument(
+        '--ratio',
+        type=float,
+        nargs='+',
+        help='of HiddenAlignPruning: share of tokens kept at a time',
+    )
+    parser.add_argument('--out-dir', default='work_dirs/reduction')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='change settings of the config, as key=value',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    name = 'ratio' if args.num_merged is None else 'num_merged'
+    values = args.ratio if args.num_merged is None else args.num_merged
+    out_dir = Path(args.out_dir)
+    records = sweep_reduction(
+        args.config,
+        args.checkpoint,
+        name,
+        values,
+        str(out_dir),
+        args.cfg_options,
+    )
+    mmengine.dump(records, out_dir / 'reduction.json', indent=2)
+    table = Table(name, 'score', 'GFLOPs')
+    for record in records:
+        table.add_row(
+            f'{record[name]:g}',
+            f'{record["score"]:.2f}',
+            f'{record["gflops"]:.4g}',
+        )
+    console = Console(markup=False)
+    console.print(table)
+    plot_reduction(records, name, out_dir / 'reduction.png', 'score')
+    console.print(f'written to {out_dir}')
+
+
+if __name__ == '__main__':
+    main()
