@@ -6,6 +6,7 @@ from .names import PictureNames
 from .scope_hook import ScopeVisualizationHook
 from .scope_pictures import ScopePicture, picture_scope
 from .sheet import draw_scope, render_scope
+from .tokens import draw_tokens, paint_tokens, token_slots
 
 __all__ = [
     'ClassVisualizationHook',
@@ -15,6 +16,9 @@ __all__ = [
     'build_visualizer',
     'draw_answer',
     'draw_scope',
+    'draw_tokens',
+    'paint_tokens',
     'picture_scope',
     'render_scope',
+    'token_slots',
 ]

@@ -98,17 +98,19 @@ def is_classified(sample: BaseDataElement) -> bool:
 
 
 def image_seen(inputs: Tensor, model: nn.Module) -> np.ndarray:
-    """What a classifier saw of an image, which is often a crop of it.
+    """What a model saw of an image, of classifiers often a crop of it.
 
     Args:
         inputs: What the test pipeline made of the image, (3, H, W), uint8.
-        model: Classifier, whose preprocessor says if that is BGR.
+        model: Model, whose preprocessor says if that is BGR.
 
     Returns:
         (H, W, 3), RGB.
     """
     image = inputs.permute(1, 2, 0).cpu().numpy()
-    if getattr(model.data_preprocessor, 'to_rgb', False):
+    # mmpretrain's name of it, and that of mmseg and mmdet
+    names = 'to_rgb', '_channel_conversion'
+    if any(getattr(model.data_preprocessor, name, False) for name in names):
         image = image[..., ::-1]
     return np.ascontiguousarray(image)
 

@@ -8,7 +8,7 @@ from mmscope.functional import take_tokens
 from mmscope.functional.pruning import gaps_between
 from mmscope.models import VisionMambaBackbone
 from mmscope.models.layers import BiMambaMixer
-from mmscope.models.token_reduction import Reduced
+from mmscope.models.token_reduction import Reduced, collect_sequences
 from mmscope.models.token_reduction.base import shown_cells
 from mmscope.utils.flops import model_flops
 
@@ -39,17 +39,10 @@ def images(number: int = 3) -> Tensor:
 
 def seen(net: VisionMambaBackbone, x: Tensor) -> list[Reduced]:
     """The sequence behind every block."""
-    found = []
-    after = net.token_reduction.after_block
-
-    def watch(index, tokens, score):
-        found.append(after(index, tokens, score))
-        return found[-1]
-
-    net.token_reduction.after_block = watch
-    with torch.no_grad():
+    with torch.no_grad(), collect_sequences() as passes:
         net(x)
-    return found
+    (sequences,) = passes
+    return sequences
 
 
 @pytest.mark.parametrize('out_type', ['featmap', 'cls_token', 'raw'])
@@ -148,6 +141,17 @@ def test_padding_is_neither_merged_with_the_image_nor_kept_before_it(
         if (slots[shown] < 0).any():
             # no padding is kept while a cell of the image is not
             assert (slots[~shown] < 0).all()
+
+
+def test_sequences_are_collected_inside_the_block_alone():
+    net, x = make(MERGING), images(1)
+    with torch.no_grad(), collect_sequences() as outer:
+        net(x)
+        with collect_sequences() as inner:
+            net(x)
+    net(x)
+    assert (len(outer), len(inner)) == (2, 1)
+    assert [len(one) for one in outer] == [6, 6]
 
 
 def test_an_image_that_is_black_after_normalisation_shows_something():

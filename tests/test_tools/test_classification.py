@@ -278,6 +278,15 @@ def test_plain_weights_are_tried_on_fewer_tokens(
         assert metrics['accuracy/top1'] == pytest.approx(record['score'])
 
 
+def test_tokens_are_drawn(run_tool, plain, tmp_path) -> None:
+    run_tool(
+        *('visualize_tokens.py', plain.config, plain.checkpoint),
+        *('--num-images', 2, '--out-dir', tmp_path, '--cfg-options'),
+        *(*MERGING, f'{MERGING[0].split(".type")[0]}.num_merged=90'),
+    )
+    assert (tmp_path / 'tokens.png').is_file()
+
+
 def test_a_model_that_reduces_nothing_has_nothing_to_sweep(
     run_tool, plain, tmp_path
 ) -> None:

@@ -1,6 +1,11 @@
 """Other people's ways to run Vision Mamba on fewer tokens."""
 
-from .base import Reduced, TokenReduction, build_reduction
+from .base import (
+    Reduced,
+    TokenReduction,
+    build_reduction,
+    collect_sequences,
+)
 from .hidden_align import HiddenAlignPruning
 from .merging import TokenMerging
 
@@ -10,4 +15,5 @@ __all__ = [
     'TokenMerging',
     'TokenReduction',
     'build_reduction',
+    'collect_sequences',
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -68,6 +70,27 @@ class Reduced(NamedTuple):
         return insert_cls(cells, cls)
 
 
+# lists that collect the sequences of the passes in a block of code
+_COLLECTORS: ContextVar[tuple[list[list[Reduced]], ...]] = ContextVar(
+    'collectors', default=()
+)
+
+
+@contextmanager
+def collect_sequences() -> Iterator[list[list[Reduced]]]:
+    """Collect what each pass had behind every block, in a block of code.
+
+    Yields:
+        A list that gets one list for each pass: the sequences, by block.
+    """
+    found: list[list[Reduced]] = []
+    token = _COLLECTORS.set((*_COLLECTORS.get(), found))
+    try:
+        yield found
+    finally:
+        _COLLECTORS.reset(token)
+
+
 class TokenReduction(BaseModule, metaclass=ABCMeta):
     """Runs the blocks of Vision Mamba over fewer and fewer tokens.
 
@@ -128,7 +151,8 @@ class TokenReduction(BaseModule, metaclass=ABCMeta):
         slots = torch.arange(total, device=x.device).expand(batch, -1)
         sizes = x.new_ones(batch, total)
         tokens = Reduced(x, None, None, total // 2, slots, sizes, valid)
-        levels = []
+        levels, sequences = [], []
+        collectors = _COLLECTORS.get()
         for index, layer in enumerate(layers):
             tokens = self.before_block(index, tokens)
             score = self.score if self.asks_score(index) else None
@@ -139,8 +163,12 @@ class TokenReduction(BaseModule, metaclass=ABCMeta):
                 x=x, mixed=mixed, update=layer.drop_path(mixed)
             )
             tokens = self.after_block(index, tokens, scores)
+            if collectors:
+                sequences.append(tokens)
             if index in out_indices:
                 levels.append(tokens.cells())
+        for collector in collectors:
+            collector.append(sequences)
         return levels
 
 
