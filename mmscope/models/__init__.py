@@ -40,13 +40,19 @@ from .exit_policies import (
 from .mambascope import MambaScopeBackbone
 from .necks import LayerNorm2d, SimpleFeaturePyramid
 from .scope_result import ScopeResult
-from .token_reduction import HiddenAlignPruning, TokenMerging, TokenReduction
+from .token_reduction import (
+    DynamicTokens,
+    HiddenAlignPruning,
+    TokenMerging,
+    TokenReduction,
+)
 from .vim import VisionMambaBackbone
 
 __all__ = [
     'CellContrast',
     'CellScore',
     'CoarseUncertainty',
+    'DynamicTokens',
     'EarlyExitMixin',
     'Evidence',
     'ExitPolicy',

@@ -10,6 +10,8 @@ from mmscope.registry import MODELS
 from mmscope.utils.checkpoint import load_weights
 from mmscope.utils.versions import require
 
+from .token_reduction import collect_sequences
+
 require('mmpretrain')
 
 from mmpretrain.models import ImageClassifier  # noqa: E402
@@ -89,7 +91,8 @@ class DistilledClassifier(ImageClassifier):
             inputs: Images, (B, 3, H, W).
             data_samples: With ``gt_label``, or ``gt_score`` (K,).
         """
-        features = self.extract_feat(inputs)
+        with collect_sequences() as passes:
+            features = self.extract_feat(inputs)
         losses = self.head.loss(features, data_samples)
         with torch.no_grad():
             theirs = self.teacher(inputs)
@@ -99,6 +102,8 @@ class DistilledClassifier(ImageClassifier):
             reduction='batchmean',
             log_target=True,
         )
+        for record in passes:
+            losses.update(self.backbone.token_reduction.loss(record))
         return dict(losses, loss_distill=self.distill_weight * divergence)
 
 

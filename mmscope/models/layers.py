@@ -180,10 +180,25 @@ class BiMambaMixer(nn.Module):
             Mixed tokens (B, L, C), and their importance (B, L) in float32 or
             None.
         """
-        x, gate = self.in_proj(x).chunk(2, dim=-1)
+        return self.mix_projected(self.in_proj(x), score, gaps)
+
+    def mix_projected(
+        self,
+        projected: Tensor,
+        score: ScoreMetric | None = None,
+        gaps: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What follows the first projection, see :meth:`forward`.
+
+        Args:
+            projected: Input and gate of the scan, (B, L, 2 * D).
+            score: How to score the tokens, or None not to.
+            gaps: Missing tokens, or None.
+        """
+        x, gate = projected.chunk(2, dim=-1)
         backend = self.backend
         u = bidirectional_conv(x, self.conv_weight, self.conv_bias, backend)
-        delta, B, C = self._project(u)
+        delta, B, C = self.scan_inputs(u)
         importance = None
         fused = score is not None and score.fused and gaps is None
         merge = fused or (score is None and gaps is None)
@@ -255,7 +270,7 @@ class BiMambaMixer(nn.Module):
         )
         return y + at_least_float32(self.D)[:, None, None] * u
 
-    def _project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def scan_inputs(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the input-dependent parameters of the scan.
 
         Args:

@@ -140,7 +140,9 @@ class VisionMambaBackbone(VimEncoder):
                 f'embed_dims must be a multiple of 4, got {self.embed_dims}'
             )
         self.out_type, self.rope = out_type, rope
-        self.token_reduction = build_reduction(token_reduction)
+        self.token_reduction = build_reduction(
+            token_reduction, self.embed_dims, self.num_layers
+        )
         self.freeze(last_used=self.out_indices[-1])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

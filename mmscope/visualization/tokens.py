@@ -61,7 +61,7 @@ def paint_tokens(
 ) -> np.ndarray:
     """Paint every cell with the mean colour of those that share its token.
 
-    A line goes between tokens; a cell without one is hatched in grey.
+    A line goes between tokens; a cell without one is faded.
 
     Args:
         image: (H, W, 3), RGB.

@@ -6,10 +6,12 @@ from .base import (
     build_reduction,
     collect_sequences,
 )
+from .dynamic import DynamicTokens
 from .hidden_align import HiddenAlignPruning
 from .merging import TokenMerging
 
 __all__ = [
+    'DynamicTokens',
     'HiddenAlignPruning',
     'Reduced',
     'TokenMerging',

@@ -60,6 +60,32 @@ class Reduced(NamedTuple):
         at = self.cls
         return torch.cat([x[:, :at], x[:, at + 1 :]], dim=1), x[:, at : at + 1]
 
+    def keep(self, kept: Tensor) -> Reduced:
+        """Drop all tokens but some, and put CLS in their middle.
+
+        Cells whose tokens are dropped keep what they had.
+
+        Args:
+            kept: Tokens to keep, counted without CLS, ascending, (B, K).
+        """
+        others, cls = self.split(self.stream)
+        left = take_tokens(others, self.slots.clamp(min=0))
+        if self.left is not None:
+            lost = (self.slots < 0).unsqueeze(-1)
+            left = torch.where(lost, self.left, left)
+        others, at = take_tokens(others, kept), kept.shape[1] // 2
+        valid = self.valid
+        return self._replace(
+            x=torch.cat([others[:, :at], cls, others[:, at:]], dim=1),
+            update=None,
+            mixed=None,
+            cls=at,
+            slots=_slots_of(self.slots, kept),
+            sizes=self.sizes.gather(1, kept),
+            valid=None if valid is None else valid.gather(1, kept),
+            left=left,
+        )
+
     def cells(self) -> Tensor:
         """What every cell has, with CLS in the middle, (B, N + 1, C)."""
         tokens, cls = self.split(self.stream)
@@ -71,19 +97,20 @@ class Reduced(NamedTuple):
 
 
 # lists that collect the sequences of the passes in a block of code
-_COLLECTORS: ContextVar[tuple[list[list[Reduced]], ...]] = ContextVar(
+_COLLECTORS: ContextVar[tuple[list[object], ...]] = ContextVar(
     'collectors', default=()
 )
 
 
 @contextmanager
-def collect_sequences() -> Iterator[list[list[Reduced]]]:
+def collect_sequences() -> Iterator[list]:
     """Collect what each pass had behind every block, in a block of code.
 
     Yields:
-        A list that gets one list for each pass: the sequences, by block.
+        A list that gets, for each pass, the sequences by block, or in
+        training what the reduction learns from.
     """
-    found: list[list[Reduced]] = []
+    found: list = []
     token = _COLLECTORS.set((*_COLLECTORS.get(), found))
     try:
         yield found
@@ -99,6 +126,8 @@ class TokenReduction(BaseModule, metaclass=ABCMeta):
     grid. Cells that show nothing but padding count as little as can be.
     """
 
+    # whether it has parameters, of the backbone's sizes
+    learns = False
     # how mixers score tokens in the blocks that ask for it
     score: ScoreMetric | None = None
 
@@ -122,6 +151,31 @@ class TokenReduction(BaseModule, metaclass=ABCMeta):
             score: Scores of its tokens, (B, L), where the block is asked.
         """
         return tokens
+
+    def mix(
+        self,
+        index: int,
+        layer: VimBlock,
+        tokens: Reduced,
+        score: ScoreMetric | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Run a block, see :meth:`VimBlock.mix`.
+
+        Args:
+            index: Number of the block, from 0.
+            layer: The block.
+            tokens: The sequence.
+            score: How to score tokens, or None.
+        """
+        return layer.mix(tokens.x, tokens.update, score, tokens.gaps)
+
+    def loss(self, record: object) -> dict[str, Tensor]:
+        """Losses that train the reduction beside the task; most have none.
+
+        Args:
+            record: What :func:`collect_sequences` collected of a pass.
+        """
+        return {}
 
     @abstractmethod
     def asks_score(self, index: int) -> bool:
@@ -156,9 +210,7 @@ class TokenReduction(BaseModule, metaclass=ABCMeta):
         for index, layer in enumerate(layers):
             tokens = self.before_block(index, tokens)
             score = self.score if self.asks_score(index) else None
-            x, mixed, scores = layer.mix(
-                tokens.x, tokens.update, score, tokens.gaps
-            )
+            x, mixed, scores = self.mix(index, layer, tokens, score)
             tokens = tokens._replace(
                 x=x, mixed=mixed, update=layer.drop_path(mixed)
             )
@@ -172,14 +224,39 @@ class TokenReduction(BaseModule, metaclass=ABCMeta):
         return levels
 
 
-def build_reduction(config: dict | None) -> TokenReduction | None:
+def _slots_of(slots: Tensor, kept: Tensor) -> Tensor:
+    """Tokens that stand for cells once some are gone.
+
+    Args:
+        slots: Token of each cell before, -1 for none, (B, N).
+        kept: Tokens that are kept, ascending, (B, K).
+    """
+    ranks = torch.arange(kept.shape[1], device=kept.device)
+    total = slots.shape[1]
+    table = slots.new_full((len(slots), total + 1), -1)
+    table = table.scatter(1, kept, ranks.expand_as(kept))
+    # the last column stands for "none"
+    return table.gather(1, slots.masked_fill(slots < 0, total))
+
+
+def build_reduction(
+    config: dict | None, embed_dims: int, num_layers: int
+) -> TokenReduction | None:
     """Build what reduces tokens, None of None.
+
+    Args:
+        config: Its config.
+        embed_dims: Token channels of the backbone.
+        num_layers: Number of its blocks.
 
     Raises:
         TypeError: the config is that of something else.
     """
     if config is None:
         return None
+    kind = MODELS.get(config['type'])
+    if getattr(kind, 'learns', False):
+        config = dict(config, embed_dims=embed_dims, num_layers=num_layers)
     found = MODELS.build(config)
     if not isinstance(found, TokenReduction):
         raise TypeError(

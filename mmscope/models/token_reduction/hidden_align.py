@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmscope.functional import take_tokens
 from mmscope.functional.checks import check_choice
 from mmscope.functional.pruning import (
     gaps_between,
@@ -73,49 +72,14 @@ class HiddenAlignPruning(TokenReduction):
         """Prune tokens, see :meth:`TokenReduction.after_block`."""
         if score is None:
             return tokens
-        others, cls = tokens.split(tokens.stream)
         scores, _ = tokens.split(score.unsqueeze(-1))
-        num = num_kept(self.ratio, others.shape[1])
+        num = num_kept(self.ratio, scores.shape[1])
         kept, _ = select_tokens(scores.squeeze(-1), num, tokens.valid)
-        left = take_tokens(others, tokens.slots.clamp(min=0))
-        if tokens.left is not None:
-            lost = (tokens.slots < 0).unsqueeze(-1)
-            left = torch.where(lost, tokens.left, left)
-        slots = _new_slots(tokens.slots, kept)
-        at = num // 2
-        others = take_tokens(others, kept)
-        valid, gaps = tokens.valid, None
-        if valid is not None:
-            valid = valid.gather(1, kept)
-        if self.alignment == 'decay':
-            places = _places(slots, num)
-            gaps = gaps_between(insert_place(places, at))
-        return tokens._replace(
-            x=torch.cat([others[:, :at], cls, others[:, at:]], dim=1),
-            update=None,
-            mixed=None,
-            cls=at,
-            slots=slots,
-            sizes=tokens.sizes[:, :num],
-            valid=valid,
-            left=left,
-            gaps=gaps,
-        )
-
-
-def _new_slots(slots: Tensor, kept: Tensor) -> Tensor:
-    """Tokens that stand for cells once some are gone.
-
-    Args:
-        slots: Token of each cell before, -1 for none, (B, N).
-        kept: Tokens that are kept, ascending, (B, K).
-    """
-    ranks = torch.arange(kept.shape[1], device=kept.device)
-    total = slots.shape[1]
-    table = slots.new_full((len(slots), total + 1), -1)
-    table = table.scatter(1, kept, ranks.expand_as(kept))
-    # the last column stands for "none"
-    return table.gather(1, slots.masked_fill(slots < 0, total))
+        tokens = tokens.keep(kept)
+        if self.alignment == 'hold':
+            return tokens
+        places = insert_place(_places(tokens.slots, num), tokens.cls)
+        return tokens._replace(gaps=gaps_between(places))
 
 
 def _places(slots: Tensor, num: int) -> Tensor:

@@ -11,6 +11,7 @@ from .inputs import Inputs, Options
 from .reference import state_dtype
 from .shapes import (
     CHANNEL_MAJOR,
+    ONE_WAY,
     TOKEN_MAJOR,
     check_channel_major,
     check_inputs,
@@ -130,3 +131,47 @@ def bidirectional_scan(
     options = Options(delta_softplus, (False, True), merge, importance)
     out, score = core(Inputs(*given), options)
     return (out, score) if importance else out
+
+
+def directional_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+    reverse: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """One of the two scans of :func:`bidirectional_scan`, without a gate.
+
+    Args:
+        u: Input, (B, L, Dim).
+        delta: Step sizes before bias and softplus, (B, L, Dim).
+        A: State matrix, (Dim, S); negative values decay.
+        B: Input matrix, (B, L, S).
+        C: Output matrix, (B, L, S).
+        D: Skip, (Dim,).
+        delta_bias: Added to ``delta``, (Dim,).
+        delta_softplus: Whether softplus is applied to the step sizes.
+        reverse: Whether it runs from the last token.
+        backend: Name from :func:`scan_backends`, or 'auto'.
+
+    Returns:
+        (B, L, Dim), dtype of ``u``.
+
+    Raises:
+        TypeError: a tensor is not of real floating point numbers.
+        ValueError: the shapes or the devices do not agree.
+    """
+    given = dict(zip(ONE_WAY, (u, delta, A, B, C, D, delta_bias), strict=True))
+    check_inputs(ONE_WAY, given)
+    whole = {
+        name: None if tensor is None else tensor.unsqueeze(0)
+        for name, tensor in given.items()
+    }
+    options = Options(delta_softplus, (reverse,), True, False)
+    out, _ = resolve(u, backend)(Inputs(**whole, z=None), options)
+    return out

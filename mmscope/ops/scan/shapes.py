@@ -36,6 +36,11 @@ TOKEN_MAJOR = {
     'z': 'B, L, Dim',
     'delta_bias': '2, Dim',
 }
+ONE_WAY = {
+    name: shape.removeprefix('2, ')
+    for name, shape in TOKEN_MAJOR.items()
+    if name != 'z'
+}
 
 
 class Kind(NamedTuple):
