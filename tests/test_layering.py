@@ -12,6 +12,7 @@ OWNERS = {
     'mmseg': (
         'models/data_preprocessor.py',
         'models/segmentor.py',
+        'models/reduced_segmentor.py',
         'models/vision_transformer.py',
     ),
     'mmdet': ('models/detector.py',),

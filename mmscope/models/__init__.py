@@ -89,6 +89,7 @@ __all__ = [
 _OPTIONAL = {
     '.data_preprocessor': ('ScopeSegDataPreprocessor',),
     '.segmentor': ('MambaScopeSegmentor',),
+    '.reduced_segmentor': ('ReducedSegmentor',),
     '.vision_transformer': ('FusedVisionTransformer',),
     '.classifier': ('MambaScopeClassifier',),
     '.distilled': ('DistilledClassifier',),

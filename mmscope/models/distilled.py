@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmscope.functional import split_cls
 from mmscope.registry import MODELS
 from mmscope.utils.checkpoint import load_weights
 from mmscope.utils.versions import require
 
 from .token_reduction import collect_sequences
+from .token_reduction.dynamic import DynamicRecord
 
 require('mmpretrain')
 
@@ -34,6 +36,8 @@ class DistilledClassifier(ImageClassifier):
         teacher_checkpoint: File of its weights, all of them, which is read
             when training begins.
         distill_weight: Weight of KL(teacher || student), a mean over images.
+        token_weight: Weight of the squared distance of tokens that are kept
+            from the teacher's of the same cells, which DyVM has.
         **kwargs: Arguments of ImageClassifier, which it checks.
 
     Raises:
@@ -46,14 +50,17 @@ class DistilledClassifier(ImageClassifier):
         teacher: dict,
         teacher_checkpoint: str,
         distill_weight: float = 0.5,
+        token_weight: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not distill_weight >= 0:
-            raise ValueError(
-                f'distill_weight must not be negative, got {distill_weight}'
-            )
-        self.distill_weight = distill_weight
+        weights = dict(
+            distill_weight=distill_weight, token_weight=token_weight
+        )
+        for name, value in weights.items():
+            if not value >= 0:
+                raise ValueError(f'{name} must not be negative, got {value}')
+        self.distill_weight, self.token_weight = distill_weight, token_weight
         self.teacher_checkpoint = teacher_checkpoint
         self.teacher = MODELS.build(teacher)
         ours, theirs = self.head.num_classes, self.teacher.head.num_classes
@@ -94,8 +101,7 @@ class DistilledClassifier(ImageClassifier):
         with collect_sequences() as passes:
             features = self.extract_feat(inputs)
         losses = self.head.loss(features, data_samples)
-        with torch.no_grad():
-            theirs = self.teacher(inputs)
+        theirs, tokens = self._teach(inputs)
         divergence = F.kl_div(
             self.head(features).float().log_softmax(dim=1),
             theirs.float().log_softmax(dim=1),
@@ -104,7 +110,41 @@ class DistilledClassifier(ImageClassifier):
         )
         for record in passes:
             losses.update(self.backbone.token_reduction.loss(record))
+            if self.token_weight > 0:
+                distance = self._distance(record, tokens)
+                losses['loss_tokens_distill'] = self.token_weight * distance
         return dict(losses, loss_distill=self.distill_weight * divergence)
+
+    @torch.no_grad()
+    def _teach(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The teacher's answers, and its tokens where they are asked for.
+
+        Args:
+            inputs: Images, (B, 3, H, W).
+
+        Returns:
+            Logits (B, K), and tokens without CLS (B, N, C) after its final
+            norm or None.
+        """
+        if self.token_weight == 0:
+            return self.teacher(inputs), None
+        net, seen = self.teacher.backbone, []
+        hook = net.layers[-1].register_forward_hook(
+            lambda *args: seen.append(args[-1])
+        )
+        try:
+            logits = self.teacher(inputs)
+        finally:
+            hook.remove()
+        x, update, _ = seen[0]
+        return logits, split_cls(net.norm_f(x + update.to(x.dtype)))[0]
+
+    def _distance(self, record: DynamicRecord, tokens: Tensor) -> Tensor:
+        """Mean squared distance of kept tokens from the teacher's."""
+        ours = self.backbone.norm_f(record.cells)
+        squares = (ours - tokens).float().square().mean(dim=-1)
+        kept = record.policy
+        return (squares * kept).sum() / kept.sum().clamp(min=1)
 
 
 def _leave_out(

@@ -93,6 +93,43 @@ def test_checkpoints_are_those_of_the_plain_classifier():
         model.load_state_dict(other)
 
 
+def test_dynamic_tokens_learn_from_the_teachers_tokens():
+    """The losses of DyVM: shares, and tokens that are kept."""
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+    dynamic = classifier(
+        'mmscope.DistilledClassifier',
+        teacher=classifier(),
+        teacher_checkpoint='',
+        token_weight=0.5,
+    )
+    dynamic['backbone']['token_reduction'] = dict(
+        type='mmscope.DynamicTokens', blocks=(1,)
+    )
+    model = MODELS.build(dynamic).train()
+    # the student's own weights are those of the teacher, but for the gates
+    model.load_state_dict(model.teacher.state_dict(), strict=False)
+    x, samples = batch()
+    with torch.no_grad():
+        # every token is kept, and every direction runs
+        predictor, *_ = model.backbone.token_reduction.predictors
+        predictor.outer[-1].weight.zero_()
+        predictor.outer[-1].bias.copy_(torch.tensor([1e6, 0]))
+        for gate in model.backbone.token_reduction.gates:
+            gate.bias.fill_(1e6)
+    losses = model.loss(x, samples)
+    assert losses['loss_tokens_distill'].item() == pytest.approx(0, abs=1e-10)
+    assert losses['loss_distill'].item() == pytest.approx(0, abs=1e-6)
+    assert losses['loss_tokens'].item() == pytest.approx(10 * 0.3**2)
+    assert losses['loss_directions'].item() == pytest.approx(10 * 0.2**2)
+    with torch.no_grad():
+        model.backbone.norm_f.weight.mul_(2)
+    doubled = model.loss(x, samples)['loss_tokens_distill']
+    _, tokens = model._teach(x)
+    expected = 0.5 * tokens.square().mean()
+    torch.testing.assert_close(doubled, expected, rtol=1e-4, atol=0)
+
+
 def test_the_teachers_weights_are_read_when_training_begins(tmp_path):
     init_default_scope('mmpretrain')
     torch.manual_seed(5)

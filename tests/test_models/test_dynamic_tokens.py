@@ -182,7 +182,8 @@ def test_losses_are_the_papers():
     reduction = DynamicTokens(32, 2, 0.7, (1, 2), 0.8)
     kept = torch.tensor([[0.8, 0.6], [0.49, 0.29]])
     gates = torch.tensor([[[1.0, 1.0], [1.0, 0.0]], [[1.0, 1.0], [0.0, 0.0]]])
-    losses = reduction.loss(DynamicRecord(kept, gates))
+    cells, policy = torch.zeros(2, 9, 32), torch.ones(2, 9)
+    losses = reduction.loss(DynamicRecord(kept, gates, cells, policy))
     off = [(0.1**2 + 0.1**2) / 2, (0.0 + 0.2**2) / 2]
     assert losses['loss_tokens'].item() == pytest.approx(10 * sum(off) / 2)
     expected = 10 * (5 / 8 - 0.8) ** 2

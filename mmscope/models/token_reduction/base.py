@@ -118,6 +118,14 @@ def collect_sequences() -> Iterator[list]:
         _COLLECTORS.reset(token)
 
 
+def collect(record: object) -> bool:
+    """Give a record to all who collect; says whether anybody does."""
+    collectors = _COLLECTORS.get()
+    for collector in collectors:
+        collector.append(record)
+    return bool(collectors)
+
+
 class TokenReduction(BaseModule, metaclass=ABCMeta):
     """Runs the blocks of Vision Mamba over fewer and fewer tokens.
 
@@ -206,7 +214,7 @@ class TokenReduction(BaseModule, metaclass=ABCMeta):
         sizes = x.new_ones(batch, total)
         tokens = Reduced(x, None, None, total // 2, slots, sizes, valid)
         levels, sequences = [], []
-        collectors = _COLLECTORS.get()
+        collected = bool(_COLLECTORS.get())
         for index, layer in enumerate(layers):
             tokens = self.before_block(index, tokens)
             score = self.score if self.asks_score(index) else None
@@ -215,12 +223,11 @@ class TokenReduction(BaseModule, metaclass=ABCMeta):
                 x=x, mixed=mixed, update=layer.drop_path(mixed)
             )
             tokens = self.after_block(index, tokens, scores)
-            if collectors:
+            if collected:
                 sequences.append(tokens)
             if index in out_indices:
                 levels.append(tokens.cells())
-        for collector in collectors:
-            collector.append(sequences)
+        collect(sequences)
         return levels
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from mmscope.functional import insert_cls, take_tokens
@@ -19,7 +20,7 @@ from mmscope.ops import (
 from mmscope.registry import MODELS
 
 from ..layers import BiMambaMixer, ScoreMetric, VimBlock, at_least_float32
-from .base import _COLLECTORS, Reduced, TokenReduction
+from .base import Reduced, TokenReduction, collect
 
 GATE_BIAS, TEMPERATURE = 5.0, 2.0
 
@@ -30,10 +31,14 @@ class DynamicRecord(NamedTuple):
     Attributes:
         kept: Share of the cells that are kept after each pruning, (P, B).
         gates: Which directions ran in each block, 0 or 1, (M, B, 2).
+        cells: What all cells had behind the last block, (B, N, C).
+        policy: 1 for cells that are kept to the end, (B, N).
     """
 
     kept: Tensor
     gates: Tensor
+    cells: Tensor
+    policy: Tensor
 
 
 class Arranged(NamedTuple):
@@ -226,9 +231,16 @@ class DynamicTokens(TokenReduction):
         record = DynamicRecord(
             torch.stack(kept) if kept else x.new_zeros(0, len(x)),
             torch.stack(gates),
+            tokens.in_place()[:, :total],
+            policy,
         )
-        for collector in _COLLECTORS.get():
-            collector.append(record)
+        if not collect(record):
+            # the logger shows a warning once
+            MMLogger.get_current_instance().warning(
+                'DynamicTokens learns from losses that this model does not '
+                "add: use type='mmscope.DistilledClassifier' or "
+                "'mmscope.ReducedSegmentor'"
+            )
         return levels
 
     def _drop(
