@@ -38,6 +38,8 @@ PARAMETERS = {
     'mambascope_s_ade20k_paper': (46_789_442, '48M'),
     'vim_t_ade20k': (12_312_236, '13M'),
     'vim_s_ade20k': (45_450_284, '46M'),
+    'vim_t_dyvm_ade20k': (12_531_314, '-'),
+    'vim_s_dyvm_ade20k': (46_247_810, '-'),
     'vim_t_rmeeto_ade20k': (12_312_236, '-'),
     'vim_s_rmeeto_ade20k': (45_450_284, '-'),
     'vim_t_hiddenalign_ade20k': (12_312_236, '-'),

@@ -46,6 +46,8 @@ NAMED: dict[str, tuple[str, dict]] = {
     'vim_t': ('vim_t', {}),
     'vim_s': ('vim_s', {}),
     'vim_b': ('vim_s', BASE),
+    'vim_t_dyvm': ('vim_t_dyvm', {}),
+    'vim_s_dyvm': ('vim_s_dyvm', {}),
     'vim_t_rmeeto': ('vim_t_rmeeto', {}),
     'vim_s_rmeeto': ('vim_s_rmeeto', {}),
     'vim_t_hiddenalign': ('vim_t_hiddenalign', {}),
