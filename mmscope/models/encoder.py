@@ -16,7 +16,7 @@ from mmscope.functional import (
 from mmscope.functional.checks import check_choice
 from mmscope.functional.rotary import rotate
 from mmscope.ops import scan_backends
-from mmscope.utils.pretrained import load_pretrained
+from mmscope.utils.pretrained import load_from_config
 
 from .arch import resolve_arch
 from .block_graphs import BlockGraphs
@@ -187,12 +187,7 @@ class VimEncoder(LayerDepth, Embeddings):
         self.init_cfg = configs
         self.reset_parameters()
         for config in pretrained:
-            load_pretrained(
-                self,
-                config['checkpoint'],
-                config.get('prefix'),
-                config.get('weights', 'model'),
-            )
+            load_from_config(self, config)
 
     def freeze(self, last_used: int) -> None:
         """Stop gradients of frozen stages and of blocks that nothing reads.

@@ -20,8 +20,9 @@ StateDict = dict[str, Tensor]
 # where weights lie in the checkpoints of the official Vim and of mmengine
 WRAPPERS = ('model', 'state_dict')
 MMENGINE_WRAPPERS = ('state_dict',)
-# 'model': what a checkpoint has for the model's weights; 'ema': averages
-CHOICES = ('model', 'ema')
+# 'model': what a checkpoint has for the model's weights, of either kind;
+# 'ema': averages over the training; 'raw': what these are averages of
+CHOICES = ('model', 'ema', 'raw')
 _numpy_core = getattr(np, '_core', None) or np.core
 
 
@@ -138,9 +139,10 @@ def read_state_dict(
             :func:`local_file`.
         wrappers: Keys that the state dict may lie under.
         weights: 'model' for what the checkpoint has for the model's weights,
-            'ema' for averages over the training: those that the official Vim
-            keeps as ``model_ema``. Checkpoints of a run with mmengine's
-            EMAHook have averages for the model's weights already.
+            'ema' for averages over the training, 'raw' for what these are
+            averages of. The official Vim keeps averages as ``model_ema``
+            beside the raw ``model``. mmengine's EMAHook exchanges them: its
+            ``state_dict`` has the averages, ``ema_state_dict`` the raw ones.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -149,6 +151,7 @@ def read_state_dict(
         ValueError: ``weights`` is unknown.
         OSError: an address cannot be fetched.
     """
+    source = path
     if weights not in CHOICES:
         raise ValueError(f'weights must be one of {CHOICES}, got {weights!r}')
     path = local_file(path)
@@ -156,9 +159,9 @@ def read_state_dict(
         raise FileNotFoundError(
             f'checkpoint {path} does not exist; check the path'
         )
-    checkpoint = _load_file(path)
-    if weights == 'ema':
-        checkpoint = _averages(checkpoint, path)
+    checkpoint = _load_file(path, source)
+    if weights != 'model' and isinstance(checkpoint, dict):
+        checkpoint = _averaged_or_raw(checkpoint, weights, path)
     for wrapper in wrappers:
         if isinstance(checkpoint, dict) and wrapper in checkpoint:
             checkpoint = checkpoint[wrapper]
@@ -175,17 +178,23 @@ def read_state_dict(
     return {k.removeprefix('module.'): v for k, v in checkpoint.items()}
 
 
-def _averages(checkpoint: object, path: Path) -> object:
-    """What holds the averaged weights of a checkpoint."""
-    keys = list(checkpoint) if isinstance(checkpoint, dict) else []
-    if 'model_ema' in keys:
-        return checkpoint['model_ema']
-    if 'ema_state_dict' in keys:
-        # the hook that wrote it has exchanged them
+def _averaged_or_raw(checkpoint: dict, weights: str, path: Path) -> dict:
+    """What holds these weights of a checkpoint."""
+    exchanged = {'state_dict', 'ema_state_dict'} <= checkpoint.keys()
+    if weights == 'raw':
+        if not exchanged:
+            return checkpoint
+        raw = checkpoint['ema_state_dict'].items()
+        # beside them it counts its steps
+        return {k: v for k, v in raw if k.startswith('module.')}
+    if exchanged:
         return checkpoint['state_dict']
+    if 'model_ema' in checkpoint:
+        return checkpoint['model_ema']
     raise CheckpointError(
-        f'{path} has no averaged weights: neither model_ema nor '
-        f"ema_state_dict is among {keys[:8]}; leave out weights='ema'"
+        f'{path} has no averaged weights: neither model_ema nor state_dict '
+        f'with ema_state_dict is among {list(checkpoint)[:8]}; leave out '
+        "weights='ema'"
     )
 
 
@@ -199,7 +208,7 @@ def load_data(file: Path | BinaryIO) -> object:
         return torch.load(file, map_location='cpu', weights_only=True)
 
 
-def _load_file(path: Path) -> object:
+def _load_file(path: Path, source: str | Path) -> object:
     try:
         return load_data(path)
     except Exception as err:  # what is no checkpoint may raise anything
@@ -208,10 +217,12 @@ def _load_file(path: Path) -> object:
                 f'{path} holds more than data, and reading it could run '
                 f'code: {found[0]}; save its state dict alone'
             ) from err
-        size = path.stat().st_size
+        size, fix = path.stat().st_size, 'download or save it again'
+        if '://' in str(source):  # else it would be taken again
+            fix = f'delete it, and check that {source} is a file of weights'
         raise CheckpointError(
             f'{path} ({size} bytes) is truncated or not a PyTorch '
-            'checkpoint; download or save it again'
+            f'checkpoint; {fix}'
         ) from err
 
 

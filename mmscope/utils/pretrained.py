@@ -20,6 +20,32 @@ NOT_IN_BACKBONE = (
 # layers with a row for each class
 CLASSIFIERS = ('exit_head.',)
 
+# keys of init_cfg beside type and checkpoint; tensors are read to the CPU
+OPTIONS = {'prefix', 'weights'}
+IGNORED = {'map_location'}
+
+
+def load_from_config(module: nn.Module, config: dict) -> KeyReport:
+    """Load what an ``init_cfg`` of type 'Pretrained' names.
+
+    Args:
+        module: A backbone of mmscope.
+        config: The ``init_cfg``: ``checkpoint``, and ``prefix`` and
+            ``weights`` as for :func:`load_pretrained`.
+
+    Raises:
+        ValueError: a key is unknown or lacking; and as that does.
+    """
+    options = {k: v for k, v in config.items() if k not in IGNORED}
+    del options['type']
+    checkpoint = options.pop('checkpoint', None)
+    if checkpoint is None or options.keys() - OPTIONS:
+        raise ValueError(
+            "init_cfg of type 'Pretrained' takes checkpoint and, beside it, "
+            f'{" and ".join(sorted(OPTIONS))}, got {sorted(config)}'
+        )
+    return load_pretrained(module, checkpoint, **options)
+
 
 def load_pretrained(
     module: nn.Module,
@@ -40,7 +66,7 @@ def load_pretrained(
         path: The checkpoint, or an address, see :func:`local_file`.
         prefix: Take only the keys below it; by default 'backbone' where the
             checkpoint is of a whole model.
-        weights: 'model' or 'ema', see :func:`read_state_dict`.
+        weights: 'model', 'ema' or 'raw', see :func:`read_state_dict`.
 
     Returns:
         What became of every key; it is logged too.
@@ -102,7 +128,8 @@ def _drop_others(state: StateDict, wanted: StateDict) -> list[str]:
         for key in state
         if key.startswith(CLASSIFIERS)
         and key in wanted
-        and state[key].shape != wanted[key].shape
+        and len(state[key]) != len(wanted[key])
+        and state[key].shape[1:] == wanted[key].shape[1:]
     ]
     levels, others = _levels(state), _levels(wanted)
     if levels and len(levels) != len(others):

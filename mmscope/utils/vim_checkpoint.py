@@ -167,7 +167,7 @@ def convert_vim_checkpoint(
         to_vim_names: Whether to write Vim's names.
         classifier: Whether to write a whole ImageClassifier of mmpretrain,
             Vim's head with it, as configs/imagenet has it.
-        weights: 'model' or 'ema', see :func:`read_state_dict`.
+        weights: 'model', 'ema' or 'raw', see :func:`read_state_dict`.
 
     Returns:
         What became of every key.

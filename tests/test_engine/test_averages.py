@@ -9,6 +9,7 @@ from mmengine.hooks import EMAHook
 from single_run import single_run
 
 from mmscope.engine.launch import build_runner, load_config
+from mmscope.utils.checkpoint import read_state_dict
 
 SHORT = """
 train_cfg = dict(max_iters=2, val_interval=2)
@@ -40,5 +41,11 @@ def test_a_checkpoint_is_tested_with_its_averages(
         not torch.equal(weights[f'backbone.patch_embed.{name}'], weight)
         for name, weight in last.named_parameters()
     )
+    kinds = dict(model=weights, ema=averages)
+    kinds['raw'] = dict(trained.model.named_parameters())
+    for which, expected in kinds.items():
+        read = read_state_dict(checkpoint, weights=which)
+        for name, value in expected.items():
+            assert torch.equal(read[name], value), (which, name)
     # what a run wrote trains on as it did before
     assert 'ema' in tested.cfg.default_hooks

@@ -9,6 +9,7 @@ from vim_weights import ARCH, vim_state
 from mmscope.models import MambaScopeBackbone, VisionMambaBackbone
 from mmscope.utils.checkpoint import CheckpointError, read_state_dict
 from mmscope.utils.pretrained import load_pretrained
+from mmscope.utils.vim_checkpoint import convert_vim_checkpoint
 
 HEAD = dict(type='mmscope.MultiLabelExitHead', num_classes=5)
 
@@ -164,30 +165,51 @@ def test_averages_of_the_official_vim(tmp_path) -> None:
     model, averages = vim_state(), vim_state()
     path = tmp_path / 'vim_b.pth'
     torch.save(dict(model=model, model_ema=averages), path)
-    for weights, expected in (('model', model), ('ema', averages)):
+    kinds = (('model', model), ('raw', model), ('ema', averages))
+    for weights, expected in kinds:
+        init_cfg = dict(
+            type='Pretrained', checkpoint=str(path), weights=weights
+        )
         net = VisionMambaBackbone(
-            ARCH,
-            img_size=64,
-            out_indices=(2,),
-            init_cfg=dict(
-                type='Pretrained', checkpoint=str(path), weights=weights
-            ),
+            ARCH, img_size=64, out_indices=(2,), init_cfg=init_cfg
         )
         net.init_weights()
         assert torch.equal(net.cls_token, expected['cls_token'])
-    with pytest.raises(ValueError, match=r"'model', 'ema'.* got 'raw'"):
-        load_pretrained(net, path, weights='raw')
+        convert_vim_checkpoint(path, tmp_path / 'ours', weights=weights)
+        converted = read_state_dict(tmp_path / 'ours')
+        assert torch.equal(converted['cls_token'], expected['cls_token'])
 
 
-def test_averages_of_mmengine_are_the_models_weights(tmp_path) -> None:
-    """EMAHook exchanges them when it writes a checkpoint."""
-    averages, last = vim_state(), vim_state()
-    last = {f'module.{key}': value for key, value in last.items()}
+@pytest.mark.parametrize('key', ['state_dict', 'ema_state_dict', 'model'])
+def test_a_checkpoint_without_averages(tmp_path, key) -> None:
     path = tmp_path / 'epoch_1.pth'
-    torch.save(dict(state_dict=averages, ema_state_dict=last), path)
-    for weights in ('model', 'ema'):
-        state = read_state_dict(path, weights=weights)
-        assert torch.equal(state['cls_token'], averages['cls_token'])
-    torch.save(dict(state_dict=averages), path)
-    with pytest.raises(CheckpointError, match='no averaged weights.*state_d'):
+    torch.save({key: vim_state(), 'meta': {}}, path)
+    match = f"no averaged weights.*'{key}', 'meta'.*leave out weights"
+    with pytest.raises(CheckpointError, match=match):
         read_state_dict(path, weights='ema')
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(weights='mean'), "'model', 'ema', 'raw'.* got 'mean'"),
+        (dict(weigths='ema'), 'prefix and weights, got .*weigths'),
+        (dict(checkpoint=None), 'takes checkpoint'),
+    ],
+)
+def test_pretrained_config_refuses_typos(vim_file, options, message) -> None:
+    init_cfg = dict(type='Pretrained', checkpoint=vim_file[0]) | options
+    net = VisionMambaBackbone(ARCH, 64, out_indices=(2,), init_cfg=init_cfg)
+    with pytest.raises(ValueError, match=message):
+        net.init_weights()
+
+
+def test_an_exit_head_of_other_channels_is_refused(tmp_path) -> None:
+    source, path = scope(5, out_indices=(2,)), tmp_path / 'scope.pth'
+    source.exit_head.fc = torch.nn.Linear(64, 7)
+    save(source, path)
+    with pytest.raises(
+        CheckpointError,
+        match='(?s)another.*size mismatch for exit_head.fc.weight',
+    ):
+        load_pretrained(scope(5, out_indices=(2,)), path)
