@@ -101,7 +101,8 @@ def load_pretrained(
         derived=_derive_new_keys(module, state),
         resized=_resized(module, state),
     )
-    report.used = [k for k in wanted if k in state]
+    filled = {*report.derived}
+    report.used = [k for k in wanted if k in state and k not in filled]
     report.missing = [k for k in wanted if k not in state]
     report.unexpected = [k for k in state if k not in wanted]
     report.expect(NEW_IN_MMSCOPE, report.missing)
