@@ -1,12 +1,12 @@
-# what every row of every table starts from
+# what every row of every table starts from; tools/ablate.py --epochs scales
+# what counts epochs
 _base_ = [
     './mambascope_s.py',
     './mini_imagenet.py',
-    './schedule_300e.py',
-    './runtime.py',
+    '../../imagenet/_base_/schedule_300e.py',
+    '../../imagenet/_base_/runtime.py',
 ]
 default_hooks = dict(
     alpha_schedule=dict(type='mmscope.AlphaScheduleHook', full_until=2 / 3),
-    # Vim's decay of 0.99996
-    ema=dict(type='EMAHook', momentum=4e-5),
+    exit_statistics=dict(type='mmscope.ExitStatisticsHook'),
 )

@@ -130,13 +130,14 @@ def epoch_options(cfg: Config, epochs: int) -> Options:
     def scaled(number: int) -> int:
         return max(1, round(number * share))
 
-    warm_up = cfg.param_scheduler[0].end
+    warm_up = scaled(cfg.param_scheduler[0].end)
     hooks = cfg.default_hooks
     return {
         'train_cfg.max_epochs': epochs,
         'train_cfg.val_interval': scaled(cfg.train_cfg.val_interval),
-        'param_scheduler.0.end': scaled(warm_up),
-        'param_scheduler.1.T_max': epochs,
+        'param_scheduler.0.end': warm_up,
+        'param_scheduler.1.begin': warm_up,
+        'param_scheduler.1.end': epochs,
         'default_hooks.checkpoint.interval': scaled(hooks.checkpoint.interval),
         'default_hooks.ema.momentum': min(1.0, hooks.ema.momentum / share),
     }
