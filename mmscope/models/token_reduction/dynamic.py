@@ -335,7 +335,7 @@ def arranged_order(kept: Tensor) -> Tensor:
     rank = kept.cumsum(dim=1)
     half = rank[:, -1:] // 2
     # CLS follows the first half; twice the rank leaves room for it
-    keys = torch.where(kept, 2 * rank, 2 * total + 2 + rank.new_tensor(0))
+    keys = torch.where(kept, 2 * rank, 2 * total + 2)
     keys = torch.cat([keys, 2 * half + 1], dim=1)
     return keys.argsort(dim=1, stable=True)
 
