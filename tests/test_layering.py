@@ -15,7 +15,7 @@ OWNERS = {
         'models/reduced_segmentor.py',
         'models/vision_transformer.py',
     ),
-    'mmdet': ('models/detector.py',),
+    'mmdet': ('models/detector.py', 'models/roi_heads.py'),
     'mmpretrain': ('models/classifier.py', 'models/distilled.py'),
 }
 # each part imports only what is below it; registry and version are at the

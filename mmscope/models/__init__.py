@@ -94,6 +94,7 @@ _OPTIONAL = {
     '.classifier': ('MambaScopeClassifier',),
     '.distilled': ('DistilledClassifier',),
     '.detector': ('DetectorExits', 'MambaScopeCascadeRCNN'),
+    '.roi_heads': ('SharedMaskCascadeRoIHead',),
 }
 _MISSING: dict[str, Exception] = {}
 
