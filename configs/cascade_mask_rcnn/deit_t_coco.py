@@ -1,7 +1,8 @@
 # Table 3, DeiT-Ti: 44.4 box AP, 38.1 mask AP
 #
-# Attention over the whole image in every layer; mmdet has no plain ViT, and
-# mmpretrain's needs torchvision.
+# Attention over the whole image in every layer, which mmpretrain leaves to
+# torch's fused kernel: no matrix of tokens times tokens is written. mmdet has
+# no plain ViT, and mmpretrain's needs torchvision.
 _base_ = [
     './_base_/cascade_mask_rcnn.py',
     './_base_/coco.py',

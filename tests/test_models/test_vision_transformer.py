@@ -70,6 +70,20 @@ def test_no_matrix_of_tokens_times_tokens_is_written(both) -> None:
     assert 'bmm' not in names[1]
 
 
+def test_deit_on_coco_writes_no_such_matrix_either() -> None:
+    """mmpretrain's own attention calls torch's fused kernel."""
+    cfg = Config.fromfile(CONFIGS / 'cascade_mask_rcnn' / 'deit_t_coco.py')
+    cfg.model.backbone.img_size = 64
+    net = build_model(cfg).backbone
+    for training in (False, True):
+        net.train(training)
+        with torch.no_grad(), Operators() as operators:
+            net(torch.rand(1, 3, 64, 64))
+        assert '_softmax' not in operators.names
+        assert 'bmm' not in operators.names
+        assert any('scaled_dot_product' in name for name in operators.names)
+
+
 @pytest.mark.parametrize('name', ['deit_t', 'deit_s'])
 def test_the_configs_run_it(name) -> None:
     cfg = Config.fromfile(CONFIGS / 'upernet' / f'{name}_ade20k.py')
