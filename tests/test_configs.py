@@ -38,6 +38,8 @@ PARAMETERS = {
     'mambascope_s_ade20k_paper': (46_789_442, '48M'),
     'vim_t_ade20k': (12_312_236, '13M'),
     'vim_s_ade20k': (45_450_284, '46M'),
+    'vim_t_ade20k_vim': (12_311_084, '13M'),
+    'vim_s_ade20k_vim': (45_447_980, '46M'),
     'vim_t_dyvm_ade20k': (12_531_314, '-'),
     'vim_s_dyvm_ade20k': (46_247_810, '-'),
     'vim_t_rmeeto_ade20k': (12_312_236, '-'),
@@ -158,26 +160,36 @@ def test_parameters(built: tuple[str, Config, nn.Module]) -> None:
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+# the paper's: rate, decay, iterations, batch, clipping; and those of Vim's
+# own code
+RECIPE = (6e-5, 0.01, 160_000, 16, dict(max_norm=5.0))
+VIMS = {
+    'upernet/vim_t_ade20k_vim.py': (2e-4, 0.1, 60_000, 32, None),
+    'upernet/vim_s_ade20k_vim.py': (1e-4, 0.05, 60_000, 32, None),
+}
+
+
 @pytest.mark.parametrize('name', UPERNET)
 def test_recipe_is_the_same_for_all(name: str) -> None:
     cfg = read(name)
     optimizer = cfg.optim_wrapper.optimizer
     assert optimizer.type == 'AdamW'
-    assert (optimizer.lr, optimizer.weight_decay) == (6e-5, 0.01)
-    assert (cfg.train_cfg.type, cfg.train_cfg.max_iters) == (
-        'IterBasedTrainLoop',
-        160_000,
-    )
+    assert cfg.train_cfg.type == 'IterBasedTrainLoop'
+    assert (
+        optimizer.lr,
+        optimizer.weight_decay,
+        cfg.train_cfg.max_iters,
+        cfg.auto_scale_lr.base_batch_size,
+        cfg.optim_wrapper.clip_grad,
+    ) == VIMS.get(name, RECIPE)
     warm_up, decay = cfg.param_scheduler
     assert (warm_up.type, warm_up.begin, warm_up.end) == ('LinearLR', 0, 1500)
     assert (decay.type, decay.power, decay.eta_min) == ('PolyLR', 1, 0)
-    assert (decay.begin, decay.end) == (1500, 160_000)
+    assert (decay.begin, decay.end) == (1500, cfg.train_cfg.max_iters)
     assert not (warm_up.by_epoch or decay.by_epoch)
-    assert cfg.optim_wrapper.clip_grad.max_norm == 5
     if 'resnet' not in name:
         assert cfg.model.backbone.drop_path_rate == 0.1
     assert cfg.train_dataloader.batch_size == 4
-    assert cfg.auto_scale_lr.base_batch_size == 16
 
 
 @pytest.mark.parametrize('name', UPERNET)
@@ -236,14 +248,33 @@ def test_weight_decay_spares_what_it_must(
             'backbone.layers.N.mixer.dt_bias',
             'backbone.layers.N.mixer.conv_bias',
             'backbone.pos_embed',
-            'backbone.cls_pos_embed',
-            'backbone.level_norms.N.weight',
             'backbone.patch_embed.proj.bias',
         }
         assert decay['backbone.layers.0.mixer.in_proj.weight'] == full
     if 'mamba' in name:
+        assert decay['backbone.cls_pos_embed'] == 0
+        assert decay['backbone.level_norms.0.weight'] == 0
         assert decay['backbone.reuse.layers.0.weight'] == 0
         assert decay['backbone.reuse.layers.1.weight'] == full
+
+
+@pytest.mark.parametrize(('size', 'rate'), [('t', 0.124), ('s', 0.277)])
+def test_embeddings_learn_slowly_by_vims_recipe(size, rate) -> None:
+    cfg = read(f'upernet/vim_{size}_ade20k_vim.py')
+    model = build(cfg)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    names = {id(p): n for n, p in model.named_parameters()}
+    base = cfg.optim_wrapper.optimizer.lr
+    found = {
+        names[id(group['params'][0])]: round(group['lr'] / base, 3)
+        for group in wrapper.optimizer.param_groups
+    }
+    slow = {
+        'backbone.pos_embed',
+        'backbone.patch_embed.proj.weight',
+        'backbone.patch_embed.proj.bias',
+    }
+    assert found == {n: rate if n in slow else 1 for n in found}
 
 
 @pytest.mark.parametrize('size', ['t', 's'])
