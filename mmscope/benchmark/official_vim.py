@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmscope.models import VisionMambaBackbone
-from mmscope.models.encoder import Encoded
+from mmscope.models.encoder import Encoded, Tables
 from mmscope.models.layers import BiMambaMixer, ScoreMetric
 from mmscope.ops import rms_norm, scan_backends
 from mmscope.registry import MODELS
@@ -133,12 +133,20 @@ class OfficialVim(VisionMambaBackbone):
         kernels: What is called; default :func:`stock_kernels`, looked for at
             the first forward pass.
         **options: VisionMambaBackbone's own arguments, which it checks.
+
+    Raises:
+        ValueError: tokens are to be rotated or reduced, which is ours alone.
     """
 
     def __init__(
         self, kernels: StockKernels | None = None, **options: Any
     ) -> None:
         super().__init__(**options)
+        if self.rope or self.token_reduction is not None:
+            raise ValueError(
+                'OfficialVim runs the sequence of plain blocks: leave out '
+                'rope and token_reduction'
+            )
         self.kernels = kernels
 
     def encode(
@@ -147,8 +155,9 @@ class OfficialVim(VisionMambaBackbone):
         score: ScoreMetric | None = None,
         score_layers: Sequence[int] = (),
         beta: float = 0.0,
+        rotary: Tables | None = None,
     ) -> Encoded:
-        """See :meth:`VimEncoder.encode`; it scores no tokens.
+        """See :meth:`VimEncoder.encode`; it scores and rotates no tokens.
 
         Raises:
             RuntimeError: mamba_ssm's kernel cannot run here.

@@ -7,6 +7,8 @@ import torch
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+from mmpretrain.visualization import UniversalVisualizer
 from mmseg.visualization import SegLocalVisualizer
 
 
@@ -19,7 +21,9 @@ def single_run() -> Iterator[None]:
     """
     kept = (
         *(MMLogger, MessageHub, DefaultScope),
-        *(SegLocalVisualizer, DetLocalVisualizer),
+        # hooks ask the base class for the one that was made last
+        *(Visualizer, SegLocalVisualizer, DetLocalVisualizer),
+        UniversalVisualizer,
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -67,6 +67,16 @@ def test_without_the_kernel_it_says_what_is_missing() -> None:
         net(torch.rand(1, 3, 64, 64))
 
 
+@pytest.mark.parametrize(
+    'option',
+    [dict(rope=True), dict(token_reduction=dict(type='mmscope.TokenMerging'))],
+    ids=str,
+)
+def test_what_the_sequence_does_not_have_is_refused(option) -> None:
+    with pytest.raises(ValueError, match='leave out rope and token_reduct'):
+        OfficialVim(**OPTIONS, **option)
+
+
 def test_what_does_not_import_is_replaced_and_named(monkeypatch) -> None:
     def broken(name: str) -> None:
         raise OSError(f'{name}: undefined symbol')
