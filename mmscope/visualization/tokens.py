@@ -29,7 +29,7 @@ def token_slots(
     Returns:
         What the model saw of the image, (H, W, 3) RGB, and for each block
         the token of every cell, (h, w), -1 for none; under slide inference
-        those of the first window.
+        both are those of the first window.
 
     Raises:
         ValueError: the backbone reduces no tokens.
@@ -53,7 +53,8 @@ def token_slots(
     padded = (-(-side // net.patch_size) * net.patch_size for side in sizes[0])
     grid = net.grid_of(tuple(padded))
     slots = [one.slots[0].view(grid).cpu().numpy() for one in passes[0]]
-    return image_seen(item['inputs'], model), slots
+    height, width = sizes[0]
+    return image_seen(item['inputs'], model)[:height, :width], slots
 
 
 def paint_tokens(
