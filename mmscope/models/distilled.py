@@ -12,7 +12,7 @@ from mmscope.utils.checkpoint import load_weights
 from mmscope.utils.versions import require
 
 from .token_reduction import collect_sequences
-from .token_reduction.dynamic import DynamicRecord
+from .token_reduction.dynamic import DynamicRecord, DynamicTokens
 
 require('mmpretrain')
 
@@ -41,8 +41,8 @@ class DistilledClassifier(ImageClassifier):
         **kwargs: Arguments of ImageClassifier, which it checks.
 
     Raises:
-        ValueError: ``distill_weight`` is negative, or the teacher has another
-            number of classes.
+        ValueError: a weight is negative or has nothing to weigh, or the
+            teacher has another number of classes.
     """
 
     def __init__(
@@ -60,6 +60,13 @@ class DistilledClassifier(ImageClassifier):
         for name, value in weights.items():
             if not value >= 0:
                 raise ValueError(f'{name} must not be negative, got {value}')
+        reduction = getattr(self.backbone, 'token_reduction', None)
+        if token_weight > 0 and not isinstance(reduction, DynamicTokens):
+            raise ValueError(
+                f'token_weight={token_weight} weighs tokens that '
+                'DynamicTokens keeps, and the backbone has '
+                f'token_reduction={type(reduction).__name__}; set it to 0'
+            )
         self.distill_weight, self.token_weight = distill_weight, token_weight
         self.teacher_checkpoint = teacher_checkpoint
         self.teacher = MODELS.build(teacher)

@@ -152,6 +152,19 @@ def test_the_teachers_weights_are_read_when_training_begins(tmp_path):
         make(other, checkpoint=str(path)).init_weights()
 
 
+def test_tokens_are_compared_where_there_are_any_to_compare():
+    for reduction in (MERGING, None):
+        student = classifier(
+            'mmscope.DistilledClassifier',
+            teacher=classifier(),
+            teacher_checkpoint='',
+            token_weight=0.5,
+        )
+        student['backbone']['token_reduction'] = reduction
+        with pytest.raises(ValueError, match='token_weight=0.5 .*DynamicTok'):
+            MODELS.build(student)
+
+
 def test_what_does_not_fit_is_named():
     teacher = classifier()
     teacher['head']['num_classes'] = 7

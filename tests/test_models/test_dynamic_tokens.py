@@ -62,14 +62,14 @@ def certain(net: VisionMambaBackbone, x: Tensor) -> None:
             parameter.mul_(1e6)
 
 
-def test_keeping_all_is_the_plain_model_to_the_bit():
+def test_dropping_nothing_is_the_plain_model_to_the_bit():
     torch.manual_seed(0)
     plain = VisionMambaBackbone(
         ARCH, img_size=SIZE, out_indices=(1, 3, 4), out_type='raw'
     ).eval()
     with torch.no_grad():
         expected = plain(images())
-        net = make(keep_ratio=1.0)
+        net = make(blocks=())
         net.load_state_dict(plain.state_dict(), strict=False)
         found = net(images())
     for one, other in zip(expected, found, strict=True):
@@ -208,7 +208,8 @@ def test_gates_are_drawn_with_the_odds_and_pass_gradients():
 @pytest.mark.parametrize(
     ('options', 'error'),
     [
-        (dict(keep_ratio=0), r'keep_ratio must be in \(0, 1\], got 0'),
+        (dict(keep_ratio=0), r'keep_ratio must be in \(0, 1\), got 0'),
+        (dict(keep_ratio=1), r'got 1; to keep all tokens set blocks=\(\)'),
         (dict(direction_ratio=1.5), 'direction_ratio .* got 1.5'),
     ],
 )

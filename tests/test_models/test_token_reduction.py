@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mmscope.functional import take_tokens
 from mmscope.functional.pruning import gaps_between
-from mmscope.models import VisionMambaBackbone
+from mmscope.models import DynamicTokens, TokenMerging, VisionMambaBackbone
 from mmscope.models.layers import BiMambaMixer
 from mmscope.models.token_reduction import Reduced, collect_sequences
 from mmscope.models.token_reduction.base import shown_cells
@@ -220,8 +220,18 @@ def test_options_out_of_range_are_named(config, error):
         make(config)
 
 
+def test_a_class_may_stand_for_its_name():
+    """As in pure Python configs, whatever sizes it needs."""
+    for kind in (TokenMerging, DynamicTokens):
+        net = make(dict(type=kind, blocks=(2,)))
+        assert type(net.token_reduction) is kind
+    for wrong in (dict(blocks=(2,)), 'mmscope.TokenMerging'):
+        with pytest.raises(TypeError, match='must be the config of a Token'):
+            make(wrong)
+
+
 def test_what_is_no_reduction_and_what_does_not_go_with_one_is_refused():
-    with pytest.raises(TypeError, match='got Importance'):
+    with pytest.raises(TypeError, match="got {'type': 'mmscope.Importance'}"):
         make(dict(type='mmscope.Importance'))
     with pytest.raises(ValueError, match="leave out .*'cuda_graphs': True"):
         make(MERGING, cuda_graphs=True)

@@ -261,17 +261,17 @@ def build_reduction(
     """
     if config is None:
         return None
-    kind = MODELS.get(config['type'])
-    if getattr(kind, 'learns', False):
-        config = dict(config, embed_dims=embed_dims, num_layers=num_layers)
-    found = MODELS.build(config)
-    if not isinstance(found, TokenReduction):
+    kind = config.get('type') if isinstance(config, dict) else None
+    if isinstance(kind, str):
+        kind = MODELS.get(kind)
+    if not (isinstance(kind, type) and issubclass(kind, TokenReduction)):
         raise TypeError(
             'token_reduction must be the config of a TokenReduction, such as '
-            "dict(type='mmscope.TokenMerging'), got "
-            f'{type(found).__name__}'
+            f"dict(type='mmscope.TokenMerging'), got {config!r}"
         )
-    return found
+    if kind.learns:
+        config = dict(config, embed_dims=embed_dims, num_layers=num_layers)
+    return MODELS.build(config)
 
 
 def shown_cells(x: Tensor, patch_size: int) -> Tensor:

@@ -123,9 +123,10 @@ class DynamicTokens(TokenReduction):
     Args:
         embed_dims: Token channels C; the backbone sets it.
         num_layers: Number of blocks; the backbone sets it.
-        keep_ratio: Share of tokens that is kept at a time, in (0, 1]: of
+        keep_ratio: Share of tokens that is kept at a time, in (0, 1): of
             the whole image this, its square, and so on.
-        blocks: Blocks, counted from 0, that tokens are dropped ahead of.
+        blocks: Blocks, counted from 0, that tokens are dropped ahead of; none
+            to keep them all.
         direction_ratio: Share of directions that should run, in (0, 1].
         token_weight: Weight of the loss that keeps to ``keep_ratio``.
         direction_weight: Weight of that which keeps to ``direction_ratio``.
@@ -149,10 +150,15 @@ class DynamicTokens(TokenReduction):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        shares = dict(keep_ratio=keep_ratio, direction_ratio=direction_ratio)
-        for name, value in shares.items():
-            if not 0 < value <= 1:
-                raise ValueError(f'{name} must be in (0, 1], got {value}')
+        if not 0 < keep_ratio < 1:
+            raise ValueError(
+                f'keep_ratio must be in (0, 1), got {keep_ratio}; to keep all '
+                'tokens set blocks=()'
+            )
+        if not 0 < direction_ratio <= 1:
+            raise ValueError(
+                f'direction_ratio must be in (0, 1], got {direction_ratio}'
+            )
         self.keep_ratio, self.direction_ratio = keep_ratio, direction_ratio
         self.token_weight = token_weight
         self.direction_weight = direction_weight
@@ -177,7 +183,7 @@ class DynamicTokens(TokenReduction):
 
     def before_block(self, index: int, tokens: Reduced) -> Reduced:
         """Drop tokens, see :meth:`TokenReduction.before_block`."""
-        if index not in self.blocks or self.keep_ratio == 1:
+        if index not in self.blocks:
             return tokens
         step = self.blocks.index(index)
         total = tokens.slots.shape[1]
@@ -316,9 +322,9 @@ class DynamicTokens(TokenReduction):
 
 def gumbel_sigmoid(logits: Tensor) -> Tensor:
     """Draw 0 or 1, with the gradients of the odds ("straight through")."""
-    noise = torch.distributions.Gumbel(0.0, 1.0)
-    one, other = (noise.sample(logits.shape).to(logits) for _ in range(2))
-    soft = ((logits + one - other) / TEMPERATURE).sigmoid()
+    # the difference of two Gumbel variables is the logit of a uniform one
+    noise = torch.rand_like(logits).logit(eps=1e-6)
+    soft = ((logits + noise) / TEMPERATURE).sigmoid()
     return (soft > 0.5).to(soft) + soft - soft.detach()
 
 
