@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mmcv
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
@@ -19,7 +20,8 @@ class ClassVisualizationHook(Hook):
     """Draw images with their class and the predicted one.
 
     mmpretrain's VisualizationHook draws what the pipeline hands on as if it
-    were RGB, which OpenCV's images are not, and as small as it is.
+    were RGB, which OpenCV's images are not, and as small as it is. Of several
+    processes the first draws, its share of the images.
 
     Args:
         draw: Whether to draw at all.
@@ -79,7 +81,7 @@ class ClassVisualizationHook(Hook):
         outputs: Sequence[BaseDataElement],
         folder: str | None,
     ) -> None:
-        if not self.draw:
+        if not self.draw or not is_main_process():
             return
         model = unwrap(runner.model)
         for inputs, sample in zip(data_batch['inputs'], outputs, strict=True):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from classes import COLOURS, write_classifier
 from mmpretrain.evaluation import Accuracy
+from test_train_and_test import launch
 
 from mmscope.apis import ScopeInferencer
 
@@ -295,3 +296,16 @@ def test_a_model_that_reduces_nothing_has_nothing_to_sweep(
             *('sweep_reduction.py', plain.config, plain.checkpoint),
             *('--ratio', 0.5, '--out-dir', tmp_path),
         )
+
+
+def test_two_processes_draw_without_waiting_for_each_other(
+    trained, tmp_path
+) -> None:
+    """mmengine lets the first one draw alone, its share of the images."""
+    launch(
+        *('dist_test.sh', trained.config, trained.checkpoint, 2),
+        *('--show-dir', tmp_path / 'shown', '--out', tmp_path / 'out'),
+        *('--work-dir', tmp_path / 'work'),
+    )
+    assert len(mmengine.load(tmp_path / 'out/predictions.pkl')) == 12
+    assert len(list((tmp_path / 'shown').glob('*.png'))) == 6
