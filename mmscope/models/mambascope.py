@@ -169,14 +169,6 @@ class MambaScopeBackbone(
         check_policy(exit_policy, exit_head)
         check_reuse_cls(reuse_cls, reuse)
         check_context(num_context, unselected)
-        score = score_class(cell_score)
-        needs_final_norm = (
-            exit_head is not None
-            or out_type == 'cls_token'
-            or reuse != 'none'
-            or unselected == 'feature'
-            or score.reads_features
-        )
         super().__init__(
             arch=arch,
             img_size=img_size,
@@ -184,7 +176,13 @@ class MambaScopeBackbone(
             in_channels=in_channels,
             out_indices=out_indices,
             level_norms=out_type == 'featmap',
-            final_norm=needs_final_norm,
+            final_norm=(
+                exit_head is not None
+                or out_type == 'cls_token'
+                or reuse != 'none'
+                or unselected == 'feature'
+                or score_class(cell_score).reads_features
+            ),
             drop_path_rate=drop_path_rate,
             scan_backend=scan_backend,
             size_divisor=2 * patch_size,
@@ -204,22 +202,32 @@ class MambaScopeBackbone(
         self.cls_position, self.token_order = cls_position, token_order
         self.exit_resolution = exit_resolution
 
-        dims = self.embed_dims
-        self.reuse = FeatureReuse(dims, reuse) if reuse != 'none' else None
-        self.exit_head = None
-        if exit_head is not None:
-            self.exit_head = MODELS.build(dict(exit_head, in_channels=dims))
+        self._add_parts(reuse, exit_head, exit_policy, cell_score)
         self.alpha, self.beta, self.eta, self.tau = alpha, beta, eta, tau
-        score_cfg = dict(cell_score or {}, type=score)
-        if score.reads_features:
-            score_cfg['in_channels'] = dims
-        self.cell_score: CellScore = MODELS.build(score_cfg)
-        self.exit_policy = None
-        if exit_policy is not None:
-            self.exit_policy = MODELS.build(exit_policy)
         self._add_coarse_pos_embed(separate_coarse_pos_embed)
         self.reset_parameters()
         self._freeze_unread()
+
+    def _add_parts(
+        self,
+        reuse: str,
+        exit_head: dict | None,
+        exit_policy: dict | None,
+        cell_score: dict | None,
+    ) -> None:
+        """Build what there is beside the encoder; the arguments' configs."""
+        dims = self.embed_dims
+        self.reuse = FeatureReuse(dims, reuse) if reuse != 'none' else None
+        self.exit_head = self.exit_policy = None
+        if exit_head is not None:
+            self.exit_head = MODELS.build(dict(exit_head, in_channels=dims))
+        kind = score_class(cell_score)
+        score = dict(cell_score or {}, type=kind)
+        if kind.reads_features:
+            score['in_channels'] = dims
+        self.cell_score: CellScore = MODELS.build(score)
+        if exit_policy is not None:
+            self.exit_policy = MODELS.build(exit_policy)
 
     def _add_coarse_pos_embed(self, separate: bool) -> None:
         """Make position embeddings of the coarse grid, or share the fine."""
