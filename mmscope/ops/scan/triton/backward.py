@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from .kernels import carry_in, decay
+from .sums import store_sums
 from .tokens import (
     LOG2_E,
     load_tiles,
@@ -30,74 +31,6 @@ from .tokens import (
     unpack,
     zero_tiles,
 )
-
-
-@triton.jit
-def keep_half(a, b, lane, BIT: tl.constexpr):
-    """Half of the lanes add up a, half b: the one and its partner's share.
-
-    Args:
-        a, b: [D, N], a lane's values.
-        lane: [D]; ``BIT`` of it says which half it is in.
-    """
-    second = ((lane & BIT) > 0)[:, None]
-    kept, given = tl.where(second, b, a), tl.where(second, a, b)
-    partner = tl.broadcast_to((lane ^ BIT)[:, None], given.shape)
-    return kept + tl.gather(given, partner, 0)
-
-
-@triton.jit
-def sum_halving(dB, dC, lane, BLOCK_S: tl.constexpr):
-    """Sum 2 x 16 states over 32 channels, each lane in the end one of them.
-
-    Lanes agree pairwise who goes on with which half of the values: 31
-    exchanges instead of 5 for every value.
-
-    Args:
-        dB, dC: Tuples of tiles [32, S].
-
-    Returns:
-        [32], lane's bits from the highest: is it C's, then the bits of the
-        state from the lowest.
-    """
-    if len(dB) == 1:
-        both = keep_half(dB[0], dC[0], lane, 16)
-        first, second = tl.split(both.reshape(32, BLOCK_S // 2, 2))
-    else:
-        first = keep_half(dB[0], dC[0], lane, 16)
-        second = keep_half(dB[1], dC[1], lane, 16)
-    both = keep_half(first, second, lane, 8)
-    first, second = tl.split(both.reshape(32, 4, 2))
-    both = keep_half(first, second, lane, 4)
-    first, second = tl.split(both.reshape(32, 2, 2))
-    both = keep_half(first, second, lane, 2)
-    first, second = tl.split(both.reshape(32, 1, 2))
-    return keep_half(first, second, lane, 1).reshape(32)
-
-
-@triton.jit
-def store_sums(
-    to, apart, dB, dC, here, STATES: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_S: tl.constexpr, HALVING: tl.constexpr,
-):  # fmt: skip
-    """Store the sums over channels of one token.
-
-    Args:
-        to: Address of dB; dC goes ``apart`` behind it.
-    """
-    if HALVING:
-        lane = tl.arange(0, 32)
-        total = sum_halving(dB, dC, lane, BLOCK_S)
-        s = (lane & 8) // 8 + (lane & 4) // 2 + (lane & 2) * 2 + (lane & 1) * 8
-        where = to + tl.where(lane < 16, 0, apart) + s
-        tl.store(where, total, mask=here & (s < STATES))
-    else:
-        PARTS: tl.constexpr = len(dB)
-        for p in tl.static_range(PARTS):
-            s = tl.arange(0, BLOCK_S // PARTS) * PARTS + p
-            mask = here & (s < STATES)
-            tl.store(to + s, tl.sum(dB[p], axis=0), mask=mask)
-            tl.store(to + apart + s, tl.sum(dC[p], axis=0), mask=mask)
 
 
 @triton.jit
@@ -169,6 +102,44 @@ def walk(
         tokens = tokens + ((x, dt, slope, dy, dgate),)
         decays, hs = decays + (left,), hs + (h,)
     return tokens, decays, hs
+
+
+@triton.jit
+def step_back(
+    token, weights, left, before, after, carry, dA_sum, A2, skip,
+    PAIRS: tl.constexpr,
+):  # fmt: skip
+    """Take one step of ``walk`` back.
+
+    Args:
+        token: x, dt, slope, dy and dgate, as ``walk`` returns them.
+        weights: B and C as they were read.
+        left: Decays of this step.
+        before, after: States before and after it.
+        carry: What the steps behind it hand back, for each state.
+        dA_sum: Sums of the gradients of A so far.
+
+    Returns:
+        Gradients of what drives the states and of the raw step size; y; what
+        dB and dC sum over channels; the new ``carry`` and ``dA_sum``.
+    """
+    x, dt, slope, dy, _ = token
+    Bt, Ct = unpack(weights[0], PAIRS), unpack(weights[1], PAIRS)
+    d_driven, d_raw = tl.zeros_like(x), tl.zeros_like(x)
+    y, dB, dC, handed, sums_A = skip * x, (), (), (), ()
+    for p in tl.static_range(len(carry)):
+        dh = Ct[p][None, :] * dy[:, None] + carry[p]
+        dB = dB + (dh * (dt * x)[:, None],)
+        dC = dC + (after[p] * dy[:, None],)
+        d_driven += tl.sum(dh * Bt[p][None, :], axis=1)
+        y += tl.sum(after[p] * Ct[p][None, :], axis=1)
+        dh *= left[p]
+        d_exponent = dh * before[p]
+        d_raw += tl.sum(d_exponent * A2[p], axis=1)
+        sums_A = sums_A + (dA_sum[p] + d_exponent * dt[:, None],)
+        handed = handed + (dh,)
+    d_raw = (d_raw / LOG2_E + d_driven * x) * slope
+    return d_driven, d_raw, y, dB, dC, handed, sums_A
 
 
 @triton.jit
@@ -262,24 +233,10 @@ def grad_kernel(
                 t = first + n
                 here = t < count
                 x, dt, slope, dy, dgate = tokens[n]
-                weights = inputs_of[n][1]
-                Bt, Ct = unpack(weights[0], PAIRS), unpack(weights[1], PAIRS)
-                d_driven, d_raw = tl.zeros_like(x), tl.zeros_like(x)
-                y, dB, dC, before, sums_A = skip * x, (), (), (), ()
-                for p in tl.static_range(PARTS):
-                    dh = Ct[p][None, :] * dy[:, None] + carry[p]
-                    dB = dB + (dh * (dt * x)[:, None],)
-                    dC = dC + (hs[n + 1][p] * dy[:, None],)
-                    d_driven += tl.sum(dh * Bt[p][None, :], axis=1)
-                    y += tl.sum(hs[n + 1][p] * Ct[p][None, :], axis=1)
-                    dh *= decays[n][p]
-                    d_exponent = dh * hs[n][p]
-                    d_raw += tl.sum(d_exponent * A2[p], axis=1)
-                    add = d_exponent * dt[:, None]
-                    sums_A = sums_A + (dA_sum[p] + add,)
-                    before = before + (dh,)
-                carry, dA_sum = before, sums_A
-                d_raw = (d_raw / LOG2_E + d_driven * x) * slope
+                d_driven, d_raw, y, dB, dC, carry, dA_sum = step_back(
+                    tokens[n], inputs_of[n][1], decays[n], hs[n], hs[n + 1],
+                    carry, dA_sum, A2, skip, PAIRS,
+                )  # fmt: skip
                 dD_sum += dy * x
                 dbias_sum += d_raw
                 token = image * length + origin + sign * (begin + t)
