@@ -56,7 +56,7 @@ def main() -> None:
         args.cfg_options,
     )
     mmengine.dump(records, out_dir / 'reduction.json', indent=2)
-    table = Table(name, 'score', 'GFLOPs')
+    table = Table(name, records[0]['metric'], 'GFLOPs')
     for record in records:
         table.add_row(
             f'{record[name]:g}',
@@ -65,7 +65,7 @@ def main() -> None:
         )
     console = Console(markup=False)
     console.print(table)
-    plot_reduction(records, name, out_dir / 'reduction.png', 'score')
+    plot_reduction(records, name, out_dir / 'reduction.png')
     console.print(f'written to {out_dir}')
 
 

@@ -12,7 +12,7 @@ from mmscope.visualization.figure import save_figure
 
 from .build import default_shape
 
-Record = dict[str, float]
+Record = dict[str, float | str]
 SETTINGS = 'model.backbone.token_reduction'
 
 
@@ -35,8 +35,9 @@ def sweep_reduction(
         options: ``--cfg-options``.
 
     Returns:
-        For each value: itself, 'score', the metric's main one in percent,
-        and 'gflops' of an image of the size that the config trains on.
+        For each value: itself, 'metric', the name of the score, 'score' in
+        percent, and 'gflops' of an image of the size that the config trains
+        on.
 
     Raises:
         ValueError: the backbone reduces no tokens.
@@ -65,6 +66,7 @@ def sweep_reduction(
         records.append(
             {
                 name: value,
+                'metric': main.main,
                 'score': main.in_points(score),
                 'gflops': flops.refined.total() / 1e9,
             }
@@ -72,16 +74,13 @@ def sweep_reduction(
     return records
 
 
-def plot_reduction(
-    records: Sequence[Record], name: str, path: Path, score: str
-) -> None:
+def plot_reduction(records: Sequence[Record], name: str, path: Path) -> None:
     """Plot the score over GFLOPs, each point with its setting.
 
     Args:
         records: Records of :func:`sweep_reduction`.
         name: The setting.
         path: Picture to write.
-        score: Name of the score.
     """
     figure, axis = plt.subplots(figsize=(6.4, 4.4))
     xs = [record['gflops'] for record in records]
@@ -96,6 +95,6 @@ def plot_reduction(
             fontsize=8,
         )
     axis.set_xlabel('GFLOPs per image')
-    axis.set_ylabel(f'{score} (%), by {name}')
+    axis.set_ylabel(f'{records[0]["metric"]} (%), by {name}')
     axis.grid(alpha=0.3)
     save_figure(figure, path)

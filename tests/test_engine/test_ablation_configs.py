@@ -158,9 +158,13 @@ def test_the_recipe_is_that_of_the_paper() -> None:
     full = cfg.default_hooks.alpha_schedule.full_until
     assert full * epochs == pytest.approx(200)
     assert cfg.train_dataloader.batch_size == 256
-    assert cfg.model.train_cfg.augments[0].type == 'Mixup'
+    # no augmentation of its own: Vim's, as on ImageNet
     imagenet = Config.fromfile(ROOT / 'configs/imagenet/mambascope_s_in1k.py')
     assert cfg.optim_wrapper == imagenet.optim_wrapper
+    assert cfg.model.train_cfg == imagenet.model.train_cfg
+    data, theirs = (c.train_dataloader for c in (cfg, imagenet))
+    assert data.dataset.pipeline == theirs.dataset.pipeline
+    assert data.sampler == theirs.sampler
     ema = imagenet.default_hooks.ema.momentum
     assert cfg.default_hooks.ema.momentum == ema
 

@@ -262,6 +262,7 @@ def test_plain_weights_are_tried_on_fewer_tokens(
     records = json.loads((tmp_path / 'sweep/reduction.json').read_text())
     costs = [record['gflops'] for record in records]
     assert costs == sorted(costs, reverse=True) and costs[2] < 0.8 * costs[0]
+    assert {record['metric'] for record in records} == {'top1'}
     assert (tmp_path / 'sweep/reduction.png').is_file()
     for options, record in (
         ((), records[0]),

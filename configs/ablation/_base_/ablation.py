@@ -10,3 +10,4 @@ default_hooks = dict(
     alpha_schedule=dict(type='mmscope.AlphaScheduleHook', full_until=2 / 3),
     exit_statistics=dict(type='mmscope.ExitStatisticsHook'),
 )
+model = dict(train_cfg=_base_.batch_augments)

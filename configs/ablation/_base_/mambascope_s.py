@@ -27,5 +27,4 @@ model = dict(
         cls_position='middle',
         token_order='important_first',
     ),
-    train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8)]),
 )
