@@ -32,6 +32,12 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         help='of HiddenAlignPruning: share of tokens kept at a time',
     )
+    which.add_argument(
+        '--keep-ratio',
+        type=float,
+        nargs='+',
+        help='of DynamicTokens: share of tokens kept at a time',
+    )
     parser.add_argument('--out-dir', default='work_dirs/reduction')
     parser.add_argument(
         '--cfg-options',
@@ -44,8 +50,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    name = 'ratio' if args.num_merged is None else 'num_merged'
-    values = args.ratio if args.num_merged is None else args.num_merged
+    settings = ('num_merged', 'ratio', 'keep_ratio')
+    name = next(each for each in settings if getattr(args, each))
+    values = getattr(args, name)
     out_dir = Path(args.out_dir)
     records = sweep_reduction(
         args.config,

@@ -1,5 +1,6 @@
 """Training a rival: a teacher's file, averages of weights, resumption."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,15 @@ def test_a_checkpoint_is_tested_without_the_teachers_file(
         *('--cfg-options', 'model.teacher_checkpoint=gone.pth'),
     )
     assert (tmp_path / 'out/predictions.pkl').is_file()
+
+
+def test_the_share_of_tokens_is_swept(run_tool, trained, tmp_path) -> None:
+    run_tool(
+        *('sweep_reduction.py', trained / 'classifier.py'),
+        *(trained / 'epoch_2.pth', '--keep-ratio', 0.9, 0.6, 0.3),
+        *('--out-dir', tmp_path),
+    )
+    records = json.loads((tmp_path / 'reduction.json').read_text())
+    assert [record['keep_ratio'] for record in records] == [0.9, 0.6, 0.3]
+    costs = [record['gflops'] for record in records]
+    assert costs == sorted(costs, reverse=True) and costs[2] < 0.7 * costs[0]
