@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmscope.functional import importance_score
 from mmscope.functional.checks import check_choice
 from mmscope.functional.importance import DIRECTIONS, METRICS
-from mmscope.functional.pruning import bridge_gaps
+from mmscope.functional.pruning import Gaps, add_rows, bridge_gaps
 from mmscope.ops import (
     add_rms_norm,
     bidirectional_conv,
@@ -166,15 +166,14 @@ class BiMambaMixer(nn.Module):
         self,
         x: Tensor,
         score: ScoreMetric | None = None,
-        gaps: Tensor | None = None,
+        gaps: Gaps | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Mix tokens along the sequence.
 
         Args:
             x: Normed tokens, (B, L, C).
             score: How to score the tokens, or None not to.
-            gaps: Number of tokens that are missing before each, from either
-                end, (2, B, L), or None: states decay over them.
+            gaps: Where tokens are missing, which states decay over, or None.
 
         Returns:
             Mixed tokens (B, L, C), and their importance (B, L) in float32 or
@@ -186,7 +185,7 @@ class BiMambaMixer(nn.Module):
         self,
         projected: Tensor,
         score: ScoreMetric | None = None,
-        gaps: Tensor | None = None,
+        gaps: Gaps | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """What follows the first projection, see :meth:`forward`.
 
@@ -199,76 +198,52 @@ class BiMambaMixer(nn.Module):
         backend = self.backend
         u = bidirectional_conv(x, self.conv_weight, self.conv_bias, backend)
         delta, B, C = self.scan_inputs(u)
-        importance = None
+        less = None
+        if gaps is not None:
+            delta, u, less = bridge_gaps(delta, u, gaps, self.dt_bias)
         fused = score is not None and score.fused and gaps is None
-        merge = fused or (score is None and gaps is None)
-        A = at_least_float32(self.A_log).exp().neg()
-        if gaps is None:
-            y = bidirectional_scan(
-                u,
-                delta,
-                A,
-                B,
-                C,
-                self.D,
-                z=gate if merge else None,
-                delta_bias=self.dt_bias,
-                importance=fused,
-                merge=merge,
-                backend=backend,
-            )
-        else:
-            y = self._scan_over_gaps(u, delta, A, B, C, gaps)
-        if fused:
-            y, importance = y
-        elif not merge:
-            if score is not None:
-                importance = importance_score(y.detach(), *score)
+        merge = fused or score is None
+        y = bidirectional_scan(
+            u,
+            delta,
+            at_least_float32(self.A_log).exp().neg(),
+            B,
+            C,
+            self.D,
+            z=gate if merge else None,
+            delta_bias=self.dt_bias,
+            importance=fused,
+            merge=merge,
+            backend=backend,
+        )
+        y, importance = y if fused else (y, None)
+        if less is not None:
+            y = self._restore_skip(y, less, gaps.rows, gate if merge else None)
+        if not merge:
+            importance = importance_score(y.detach(), *score)
             y = (y.mean(dim=0) * F.silu(gate)).to(gate.dtype)
         return self.out_proj(y), importance
 
-    def _scan_over_gaps(
-        self,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        gaps: Tensor,
+    def _restore_skip(
+        self, y: Tensor, less: Tensor, rows: Tensor, gate: Tensor | None
     ) -> Tensor:
-        """Scan a sequence that tokens are missing from.
+        """Give the skip what inputs lost for gaps that the scan bridged.
 
         Args:
-            u: (2, B, L, D).
-            delta: Step sizes without bias, (2, B, L, D).
-            A: (2, D, S).
-            B: (2, B, L, S).
-            C: (2, B, L, S).
-            gaps: (2, B, L).
-
-        Returns:
-            Output of both directions with the skip, before the gate,
-            (2, B, L, D), at least float32.
+            y: Output (B, L, D) where it is gated, of both directions
+                (2, B, L, D) where it is not.
+            less: What the inputs lost, (2, G / 2, D).
+            rows: Where, places in all of (2, B, L), (G,).
+            gate: Gate of the output (B, L, D), or None.
         """
-        u = at_least_float32(u)
-        bias = at_least_float32(self.dt_bias)
-        steps, inputs = bridge_gaps(
-            F.softplus(at_least_float32(delta) + bias[:, None, None]),
-            u,
-            gaps,
-            F.softplus(bias),
-        )
-        y = bidirectional_scan(
-            inputs,
-            steps,
-            A,
-            B,
-            C,
-            delta_softplus=False,
-            merge=False,
-            backend=self.backend,
-        )
-        return y + at_least_float32(self.D)[:, None, None] * u
+        skipped = at_least_float32(self.D).unsqueeze(1) * less
+        skipped = skipped.flatten(0, 1)
+        if gate is not None:
+            # both directions are one there
+            rows = rows % y[..., 0].numel()
+            opening = gate.flatten(0, 1).index_select(0, rows)
+            skipped = skipped * F.silu(at_least_float32(opening)) / 2
+        return add_rows(y, rows, skipped)
 
     def scan_inputs(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the input-dependent parameters of the scan.
@@ -354,7 +329,7 @@ class VimBlock(nn.Module):
         x: Tensor,
         update: Tensor | None = None,
         score: ScoreMetric | None = None,
-        gaps: Tensor | None = None,
+        gaps: Gaps | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Run the block, without stochastic depth.
 

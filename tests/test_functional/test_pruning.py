@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmscope.functional.pruning import gaps_between, insert_place, num_kept
+from mmscope.functional.pruning import find_gaps, insert_place, num_kept
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,12 @@ def test_tiny_grids_keep_a_token():
 
 def test_gaps_count_what_is_missing_from_either_end():
     places = torch.tensor([[0, 1, 4, 9], [3, 4, 5, 6]])
-    before, behind = gaps_between(places)
-    assert before.tolist() == [[0, 0, 2, 4], [0, 0, 0, 0]]
-    assert behind.tolist() == [[0, 2, 4, 0], [0, 0, 0, 0]]
+    gaps = find_gaps(places, 10)
+    missing = torch.zeros(16, dtype=torch.long)
+    missing[gaps.rows] = gaps.missing.squeeze(1)
+    assert missing[:8].tolist() == [0, 0, 2, 4, 0, 0, 0, 0]  # first to last
+    assert missing[8:].tolist() == [0, 2, 4, 0, 0, 0, 0, 0]
+    assert len({*gaps.rows.tolist()}) == len(gaps.rows) == 12
 
 
 def test_cls_stands_right_behind_the_first_half():

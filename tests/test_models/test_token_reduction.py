@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from mmscope.functional import take_tokens
-from mmscope.functional.pruning import gaps_between
+from mmscope.functional.pruning import find_gaps
 from mmscope.models import DynamicTokens, TokenMerging, VisionMambaBackbone
-from mmscope.models.layers import BiMambaMixer
+from mmscope.models.layers import BiMambaMixer, ScoreMetric
 from mmscope.models.token_reduction import Reduced, collect_sequences
 from mmscope.models.token_reduction.base import shown_cells
 from mmscope.utils.flops import model_flops
@@ -177,7 +177,7 @@ def test_decay_is_that_of_a_sequence_with_the_pruned_tokens_masked():
     kept = torch.randn(2, 6, 32, dtype=torch.float64)
     whole = torch.zeros(2, 12, 32, dtype=torch.float64)
     whole.scatter_(1, places[..., None].expand(-1, -1, 32), kept)
-    gaps = gaps_between(places)
+    gaps = find_gaps(places, 12)
     with torch.no_grad():
         masked, _ = mixer(whole)
         bridged, _ = mixer(kept, gaps=gaps)
@@ -185,6 +185,27 @@ def test_decay_is_that_of_a_sequence_with_the_pruned_tokens_masked():
     expected = take_tokens(masked, places)
     torch.testing.assert_close(bridged, expected, rtol=1e-10, atol=1e-12)
     assert (held - expected).abs().max() > 1e-5
+
+
+def test_scores_and_gradients_see_the_same_sequence_over_gaps():
+    """A scan that merges directions itself, and one that does not."""
+    torch.manual_seed(0)
+    mixer = BiMambaMixer(32, d_state=4).double()
+    mixer.reset_parameters(depth=4)
+    places = torch.tensor([[0, 1, 2, 6, 7, 11], [1, 3, 4, 8, 9, 10]])
+    gaps = find_gaps(places, 12)
+    x = torch.randn(2, 6, 32, dtype=torch.float64, requires_grad=True)
+
+    def run(score):
+        y, importance = mixer(x, score, gaps)
+        inputs = [x, *mixer.parameters()]
+        return y, torch.autograd.grad(y.square().sum(), inputs), importance
+
+    merged, grads, _ = run(None)
+    apart, expected, importance = run(ScoreMetric('clip', 'sum'))
+    torch.testing.assert_close(merged, apart, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(grads, expected, rtol=1e-9, atol=1e-12)
+    assert importance.shape == (2, 6) and (importance >= 0).all()
 
 
 @WAYS

@@ -13,6 +13,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmscope.functional import insert_cls, take_tokens
+from mmscope.functional.pruning import Gaps
 from mmscope.registry import MODELS
 
 from ..layers import ScoreMetric, VimBlock
@@ -34,8 +35,7 @@ class Reduced(NamedTuple):
             None where all do.
         left: What cells without a token had when they lost it, (B, N, C), or
             None before any did.
-        gaps: Number of tokens missing before each, from either end,
-            (2, B, L), or None where none is.
+        gaps: Where tokens are missing that states decay over, or None.
     """
 
     x: Tensor
@@ -46,7 +46,7 @@ class Reduced(NamedTuple):
     sizes: Tensor
     valid: Tensor | None
     left: Tensor | None = None
-    gaps: Tensor | None = None
+    gaps: Gaps | None = None
 
     @property
     def stream(self) -> Tensor:

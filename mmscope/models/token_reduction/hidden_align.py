@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmscope.functional.checks import check_choice
 from mmscope.functional.pruning import (
-    gaps_between,
+    find_gaps,
     insert_place,
     num_kept,
 )
@@ -79,7 +79,9 @@ class HiddenAlignPruning(TokenReduction):
         if self.alignment == 'hold':
             return tokens
         places = insert_place(_places(tokens.slots, num), tokens.cls)
-        return tokens._replace(gaps=gaps_between(places))
+        return tokens._replace(
+            gaps=find_gaps(places, tokens.slots.shape[1] + 1)
+        )
 
 
 def _places(slots: Tensor, num: int) -> Tensor:
