@@ -4,7 +4,8 @@ python -m benchmarks.evidence work_dirs/evidence/demo --out demo.json
 
 reads every run below a folder: the config that training wrote, the last
 checkpoint, and the run's name, METHOD_sSEED. Thresholds are chosen on the
-images for calibration and tried on those of validation, for each budget.
+images for calibration and tried on those of validation, for each budget; on
+either half of validation for the other where a config sets none apart.
 """
 
 from __future__ import annotations
@@ -149,37 +150,16 @@ def curves_of_run(folder: Path, method: str) -> dict[str, list[Record]]:
 
     Returns:
         'calibrated': for each of ``BUDGETS`` that can be met, the 'budget',
-        and what the pair of thresholds that was chosen on calibration images
-        gives in validation; 'best': for each of them the pair that is best in
-        validation itself; 'exits': likewise of thresholds eta alone, with all
-        cells refined that may be; 'fixed': the score with each share
-        everywhere.
+        and what the pair of thresholds that was chosen on other images
+        gives in validation, see :func:`answers_of_run`; 'best': for each of
+        them the pair that is best in validation itself; 'exits': likewise of
+        thresholds eta alone, with all cells refined that may be; 'fixed': the
+        score with each share everywhere.
     """
-    checkpoint = (folder / 'last_checkpoint').read_text().strip()
-    (config,) = folder.glob('*.py')
-    kept = {}
-    for calibration in (True, False):
-        work_dir = str(folder / 'evidence')
-        runner = build_exit_runner(
-            str(config), checkpoint, work_dir, None, calibration
-        )
-        metric = find_task_metric(runner.test_evaluator.metrics)
-        name = f'{method}-{"calibration" if calibration else "validation"}'
-        kept[calibration] = answers_of(
-            runner, metric, method, folder / 'evidence' / name
-        )
-    fitted, tried = kept[True], kept[False]
-    calibrated = []
-    for budget in BUDGETS:
-        try:
-            found = calibrate_elastic(fitted, metric, 'gflops', budget)
-        except BudgetError:
-            continue
-        rungs = tried.rungs(found.eta, found.tau)
-        record = tried.summarize(rungs, metric)
-        calibrated.append(
-            dict(budget=budget, eta=found.eta, tau=found.tau, **record)
-        )
+    tried, fits, metric = answers_of_run(folder, method)
+    calibrated = mean_of(
+        [calibrated_on(fitted, test, metric) for fitted, test in fits]
+    )
     etas = candidate_etas(tried)
     pairs = sweep_elastic(tried, metric, etas, candidate_taus(tried))
     exits = sweep_elastic(tried, metric, etas, [None])
@@ -196,6 +176,85 @@ def curves_of_run(folder: Path, method: str) -> dict[str, list[Record]]:
         exits=best_of(frontier(exits)),
         fixed=fixed,
     )
+
+
+def answers_of_run(
+    folder: Path, method: str
+) -> tuple[
+    ElasticAnswers, list[tuple[ElasticAnswers, ElasticAnswers]], TaskMetric
+]:
+    """Answers to a run's validation images, and how thresholds are fitted.
+
+    On the images that its config sets apart for it; where there are none, on
+    every second image of validation for the others, and the other way round.
+
+    Args:
+        folder: Work dir of the run.
+        method: See :func:`refining_as`.
+
+    Returns:
+        Answers in validation, pairs of answers to fit to and to try on, and
+        the metric.
+    """
+    checkpoint = (folder / 'last_checkpoint').read_text().strip()
+    (config,) = folder.glob('*.py')
+    apart = 'calibration_dataloader' in Config.fromfile(config)
+    kept = {}
+    for name in ('calibration', 'validation') if apart else ('validation',):
+        runner = build_exit_runner(
+            str(config),
+            checkpoint,
+            str(folder / 'evidence'),
+            None,
+            name == 'calibration',
+        )
+        metric = find_task_metric(runner.test_evaluator.metrics)
+        cache = folder / 'evidence' / f'{method}-{name}'
+        kept[name] = answers_of(runner, metric, method, cache)
+    tried = kept['validation']
+    if apart:
+        return tried, [(kept['calibration'], tried)], metric
+    one, other = (
+        ElasticAnswers([tried.images[i] for i in range(k, len(tried), 2)])
+        for k in (0, 1)
+    )
+    return tried, [(one, other), (other, one)], metric
+
+
+def calibrated_on(
+    fitted: ElasticAnswers, tried: ElasticAnswers, metric: TaskMetric
+) -> dict[float, Record]:
+    """What thresholds that fit some answers give others, by budget."""
+    records = {}
+    for budget in BUDGETS:
+        try:
+            found = calibrate_elastic(fitted, metric, 'gflops', budget)
+        except BudgetError:
+            continue
+        rungs = tried.rungs(found.eta, found.tau)
+        record = tried.summarize(rungs, metric)
+        records[budget] = dict(
+            budget=budget, eta=found.eta, tau=found.tau, **record
+        )
+    return records
+
+
+def mean_of(parts: Sequence[dict[float, Record]]) -> list[Record]:
+    """Means of the records of each budget that all parts can meet."""
+    budgets = [b for b in parts[0] if all(b in part for part in parts)]
+    found = []
+    for budget in budgets:
+        columns = {
+            name: [part[budget][name] for part in parts]
+            for name in parts[0][budget]
+        }
+        found.append(
+            {
+                name: None if None in values else float(np.mean(values))
+                for name, values in columns.items()
+            }
+        )
+    return found
 
 
 def best_of(records: Sequence[Record]) -> list[Record]:
@@ -260,10 +319,11 @@ def plot(results: dict, path: Path, score: str) -> None:
     save_figure(figure, path)
 
 
-def vim_result(folder: Path) -> dict[str, list[Record]]:
-    """The last validation of a plain Vim, at its cost.
+def plain_result(folder: Path) -> dict[str, list[Record]]:
+    """The last validation of a model without exits, at its cost.
 
-    The config may have ``image_scale``, by which it shrinks images.
+    The config may have ``image_scale``, by which it shrinks images. Every
+    direction of DynamicTokens counts.
     """
     (*_, log) = sorted(folder.glob('*/vis_data/scalars.json'))
     records = map(json.loads, log.read_text().splitlines())
@@ -283,13 +343,24 @@ def vim_result(folder: Path) -> dict[str, list[Record]]:
                 arch,
                 patch_size=net.get('patch_size', 16),
                 out_indices=(arch['num_layers'] - 1,),
+                token_reduction=reduction,
             ),
             size,
         ).refined.total()
-        for arch, size in ((dict(net.arch), seen), (REFERENCE, whole))
+        for arch, size, reduction in (
+            (dict(net.arch), seen, net.get('token_reduction')),
+            (REFERENCE, whole, None),
+        )
     ]
     point = dict(gflops=works[0] / works[1], score=score)
     return dict.fromkeys(('calibrated', 'best', 'exits', 'fixed'), [point])
+
+
+def exits(folder: Path) -> bool:
+    """Whether images can exit in the model of a run."""
+    (config,) = folder.glob('*.py')
+    kind = type_name(Config.fromfile(config).model)
+    return kind.startswith('MambaScope')
 
 
 def ways_of(method: str, folder: Path) -> tuple[str, ...]:
@@ -315,9 +386,9 @@ def main() -> None:
         if found is None or not (folder / 'last_checkpoint').is_file():
             continue
         method, seed = found['method'], int(found['seed'])
-        if 'vim' in method:
+        if not exits(folder):
             results.setdefault(method, []).append(
-                dict(seed=seed, **vim_result(folder))
+                dict(seed=seed, **plain_result(folder))
             )
             continue
         for how in ways_of(method, folder):

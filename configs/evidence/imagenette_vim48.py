@@ -1,5 +1,5 @@
-# A plain Vim of three quarters of the width on Imagenette: less than two
-# thirds of the cost; see docs/classification.md
+# A plain Vim of three quarters of the width on Imagenette: two thirds of the
+# cost; see docs/classification.md
 _base_ = ['imagenette_vim.py']
 
 model = dict(

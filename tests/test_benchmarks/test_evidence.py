@@ -1,11 +1,16 @@
 """benchmarks.evidence: costs, budgets and tables, without trainings."""
 
+import json
+from pathlib import Path
+
 import pytest
+from mmengine.config import Config
 from rich.console import Console
 
 from benchmarks import evidence
 from mmscope.models import exit_settings
 
+CONFIGS = Path(__file__).parents[2] / 'configs/evidence'
 SIZE = (128, 192)
 PAIRS = [
     dict(gflops=0.3, score=60.0),
@@ -49,3 +54,43 @@ def test_runs_are_found_by_their_names():
     found = evidence.RUN.fullmatch('elastic_drop_s12')
     assert (found['method'], found['seed']) == ('elastic_drop', '12')
     assert evidence.RUN.fullmatch('elastic_drop') is None
+
+
+def test_folds_are_averaged_where_both_met_the_budget():
+    one = {
+        0.4: dict(budget=0.4, eta=0.5, tau=None, score=60.0),
+        0.6: dict(budget=0.6, eta=0.6, tau=0.1, score=70.0),
+    }
+    other = {0.6: dict(budget=0.6, eta=0.7, tau=0.2, score=72.0)}
+    (record,) = evidence.mean_of([one, other])
+    assert record == pytest.approx(
+        dict(budget=0.6, eta=0.65, tau=0.15, score=71.0)
+    )
+    assert evidence.mean_of([one])[0]['tau'] is None
+
+
+@pytest.mark.parametrize(
+    ('name', 'with_exits', 'cost'),
+    [
+        ('vim', False, 1),
+        ('vimcoarse', False, 0.25),
+        ('vim48', False, 0.68),
+        ('rmeeto', False, 0.78),
+        ('dyvm', False, 0.75),
+        ('hiddenalign', False, 0.75),
+        ('paper', True, None),
+    ],
+)
+def test_a_run_without_exits_is_a_point(name, with_exits, cost, tmp_path):
+    cfg = Config.fromfile(CONFIGS / f'imagenette_{name}.py')
+    cfg.dump(tmp_path / 'config.py')
+    assert evidence.exits(tmp_path) == with_exits
+    if with_exits:
+        return
+    log = tmp_path / '2026/vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    steps = [{'loss': 2.0}, {'accuracy/top1': 40.0}, {'accuracy/top1': 50.0}]
+    log.write_text('\n'.join(map(json.dumps, steps)))
+    (point,) = evidence.plain_result(tmp_path)['best']
+    assert point['score'] == 50
+    assert point['gflops'] == pytest.approx(cost, abs=0.03)
