@@ -12,6 +12,10 @@ for _name in ('mmengine', 'mmcv'):
     require(_name)
 
 from mmengine import registry
+from mmengine.config.utils import MODULE2PACKAGE
+
+# lets configs inherit from 'mmscope::...' once the package is imported
+MODULE2PACKAGE.setdefault('mmscope', 'mmscope')
 
 MODELS = registry.Registry(
     'model',

@@ -285,9 +285,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
     random = [m.name for m in models[len(args.checkpoint) :] if m.early_exit]
     if random:
         console.print(
-            f'[yellow]{", ".join(random)}: weights are random, so exits at an '
-            'eta mean nothing; forced exits show the speed. --checkpoint '
-            'gives weights.'
+            f'{", ".join(random)}: weights are random, so exits at an eta '
+            'mean nothing; forced exits show the speed. --checkpoint gives '
+            'weights.',
+            style='yellow',
         )
     facts = environment(args.device, PACKAGES)
     settings = dict(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -12,7 +11,6 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-import mmscope
 from mmscope.engine.launch import load_config
 from mmscope.models import (
     EarlyExitMixin,
@@ -24,11 +22,11 @@ from mmscope.models import (
 )
 from mmscope.utils.checkpoint import load_weights
 from mmscope.utils.flops_trace import on_meta, trace
+from mmscope.utils.installed import shared_folder
 
 from .build import build_model
 from .official_vim import OfficialVim
 
-CONFIGS = Path(mmscope.__file__).parents[1] / 'configs'
 SCOPES = ('backbone', 'fpn', 'head')
 FPNS = ('config', 'full')
 BASE = dict(
@@ -156,7 +154,7 @@ def named_config(name: str) -> Config:
             'use --configs'
         )
     base, changes = NAMED[name]
-    path = CONFIGS / 'upernet' / f'{base}_ade20k.py'
+    path = shared_folder() / 'configs/upernet' / f'{base}_ade20k.py'
     if not path.is_file():
         raise FileNotFoundError(
             f'--models {name} reads {path}, which is not there: run from a '

@@ -3,6 +3,7 @@
 import atexit
 import gc
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -27,6 +28,7 @@ from mmscope.utils.checkpoint import (
 )
 from mmscope.utils.config import metric_configs, type_name
 from mmscope.utils.download import local_file
+from mmscope.utils.installed import config_path
 from mmscope.utils.structures import unwrap
 
 from .options import NAMING_HOOKS
@@ -42,7 +44,7 @@ def load_config(
     """Read a config and apply the command line's changes.
 
     Args:
-        path: Config file.
+        path: Config file, or 'mmscope::upernet/...' of the package's own.
         work_dir: Folder for logs and checkpoints; by default the config's,
             or work_dirs/ and the config's name.
         options: ``--cfg-options``.
@@ -50,14 +52,33 @@ def load_config(
     Raises:
         FileNotFoundError: there is no such config.
     """
+    path = config_path(path)
     if not Path(path).is_file():
         raise FileNotFoundError(f'config {path} does not exist')
     cfg = Config.fromfile(path)
+    _leave_scope([*cfg.values()])
     if options:
         cfg.merge_from_dict(options)
     default = f'work_dirs/{Path(path).stem}'
     cfg.work_dir = work_dir or cfg.get('work_dir') or default
     return cfg
+
+
+def _leave_scope(value: Any) -> None:
+    """Take ``_scope_='mmscope'`` out of what came from 'mmscope::' bases.
+
+    mmengine marks a base of another package with that package's scope. Our
+    configs are written for the library that they configure, as their
+    ``default_scope`` says, and know no scope of their own.
+    """
+    if isinstance(value, dict):
+        if value.get('_scope_') == 'mmscope':
+            del value['_scope_']
+        for each in value.values():
+            _leave_scope(each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            _leave_scope(each)
 
 
 def build_runner(
