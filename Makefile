@@ -30,13 +30,16 @@ STEP := @printf '\n==> %s\n'
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-asan lint format clean distclean
+.PHONY: help setup demo test test-all test-asan lint format docs release clean \
+    distclean
 
 help:
 	@echo 'make demo      train, evaluate and show a small MambaScope on sample data'
 	@echo 'make test      lint and the fast tests'
 	@echo 'make test-all  lint and all tests, the slow ones included'
 	@echo 'make test-asan the C++ operators under sanitizers'
+	@echo 'make docs      the site, into build/docs; warnings are errors'
+	@echo 'make release   wheel and sources, into dist, built and tried'
 	@echo 'make lint      format check and lint'
 	@echo 'make format    format and fix what can be fixed'
 	@echo 'make setup     only create .venv'
@@ -134,6 +137,32 @@ test-asan: $(DONE)/mmscope
 	    -k 'not compile and not export and not process' \
 	    $(addprefix tests/test_ops/,$(ASAN_TESTS)) $(PYTEST_ARGS)
 
+# ------------------------------------------------------ documents, release ----
+
+$(DONE)/docs: requirements/docs.txt $(DONE)/mmscope
+	$(STEP) 'Sphinx (seconds)'
+	$(PIP) -q -r requirements/docs.txt
+	@touch $@
+
+docs: $(DONE)/docs
+	$(STEP) 'The site, into build/docs (1 minute)'
+	$(BIN)/python -m sphinx -q -W --keep-going -E -b html docs build/docs
+
+$(DONE)/release: requirements/release.txt $(DONE)/mmscope
+	$(STEP) 'Tools that build and check packages (seconds)'
+	$(PIP) -q -r requirements/release.txt
+	@touch $@
+
+# in a copy of what git knows, so that nothing else gets into the archives
+release: lint docs $(DONE)/release
+	$(STEP) 'Wheel and sources, into dist (1 minute)'
+	@rm -rf dist build/release && mkdir -p build/release
+	git ls-files -z | tar --null -T - -c | tar -x -C build/release
+	$(BIN)/python -m build --no-isolation --outdir dist build/release
+	$(BIN)/python -m twine check --strict dist/*
+	MMSCOPE_WHEEL=$$(echo dist/*.whl) $(PYTEST) tests/test_wheel.py \
+	    tests/test_cli.py
+
 # ------------------------------------------------------------------ demo ----
 
 $(DEMO_DATA)/.made: | $(DONE)/mmscope
@@ -163,7 +192,7 @@ demo: $(DONE)/mmscope $(DEMO_DIR)/.trained
 # ----------------------------------------------------------------- clean ----
 
 clean:
-	rm -rf $(DEMO_DIR) $(DEMO_DATA) build dist *.egg-info
+	rm -rf $(DEMO_DIR) $(DEMO_DATA) build dist *.egg-info docs/generated
 	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 \
 	    | xargs -0 rm -rf

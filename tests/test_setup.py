@@ -37,7 +37,10 @@ def normalise(name: str) -> str:
 
 
 PINS = {normalise(r.name): r for r in read_requirements('constraints.txt')}
-REQUIREMENT_FILES = ('build', 'torch', 'runtime', 'mm', 'dev')
+REQUIREMENT_FILES = (
+    *('build', 'torch', 'runtime', 'mm', 'dev'),
+    *('docs', 'release'),
+)
 
 
 @pytest.mark.parametrize('name', REQUIREMENT_FILES)

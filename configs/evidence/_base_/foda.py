@@ -45,10 +45,14 @@ val_dataloader = dict(
         test_mode=True,
         pipeline=[
             dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=(192, 192), keep_ratio=True),
             dict(type='LoadAnnotations', with_bbox=True),
             dict(
                 type='PackDetInputs',
-                meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape'),
+                meta_keys=(
+                    *('img_id', 'img_path', 'ori_shape', 'img_shape'),
+                    'scale_factor',
+                ),
             ),
         ],
     ),
