@@ -103,3 +103,9 @@ def test_setup_reports_the_version_of_the_package() -> None:
     ).stdout.split()[-1]
     text = (ROOT / 'mmscope' / 'version.py').read_text()
     assert text == f"__version__ = '{version}'\n"
+
+
+def test_the_citation_names_the_version() -> None:
+    citation = (ROOT / 'CITATION.cff').read_text()
+    (version,) = re.findall(r'^version: (.+)$', citation, re.MULTILINE)
+    assert f"'{version}'" in (ROOT / 'mmscope/version.py').read_text()
