@@ -63,12 +63,15 @@ def main() -> None:
         args.cfg_options,
     )
     mmengine.dump(records, out_dir / 'reduction.json', indent=2)
-    table = Table(name, records[0]['metric'], 'GFLOPs')
+    chooses = 'directions' in records[0]
+    more = ('directions run',) if chooses else ()
+    table = Table(name, records[0]['metric'], 'GFLOPs', *more)
     for record in records:
         table.add_row(
             f'{record[name]:g}',
             f'{record["score"]:.2f}',
             f'{record["gflops"]:.4g}',
+            *([f'{record["directions"]:.0%}'] if chooses else ()),
         )
     console = Console(markup=False)
     console.print(table)

@@ -1,12 +1,16 @@
 """What a model gives and costs by how much its tokens are reduced."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import torch
+from torch import nn
 
 from mmscope.engine.launch import build_runner, load_config
 from mmscope.evaluation.task_metric import find_task_metric
+from mmscope.models.token_reduction.dynamic import DynamicTokens
 from mmscope.utils.flops import model_flops
 from mmscope.visualization.figure import save_figure
 
@@ -36,8 +40,9 @@ def sweep_reduction(
 
     Returns:
         For each value: itself, 'metric', the name of the score, 'score' in
-        percent, and 'gflops' of an image of the size that the config trains
-        on.
+        percent, 'gflops' of an image of the size that the config trains on,
+        and of DynamicTokens 'directions', the share of directions that ran;
+        all of them count in 'gflops'.
 
     Raises:
         ValueError: the backbone reduces no tokens.
@@ -56,22 +61,49 @@ def sweep_reduction(
         cfg.experiment_name = f'reduction_{number}'
         runner = build_runner(cfg, 'none', ('test',), checkpoint)
         main = find_task_metric(runner.test_evaluator.metrics)
-        scores = runner.test()
+        with count_directions(runner.model) as ran:
+            scores = runner.test()
         (score,) = (
             float(each)
             for key, each in scores.items()
             if key.split('/')[-1] == main.main
         )
         flops = model_flops(runner.model, default_shape(cfg))
-        records.append(
-            {
-                name: value,
-                'metric': main.main,
-                'score': main.in_points(score),
-                'gflops': flops.refined.total() / 1e9,
-            }
-        )
+        record = {
+            name: value,
+            'metric': main.main,
+            'score': main.in_points(score),
+            'gflops': flops.refined.total() / 1e9,
+        }
+        if ran:
+            record['directions'] = torch.cat(ran).float().mean().item()
+        records.append(record)
     return records
+
+
+@contextmanager
+def count_directions(model: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Note which directions DynamicTokens runs, inside a block of code.
+
+    Args:
+        model: A model of mmscope, alone or wrapped by its runner.
+
+    Yields:
+        A list that gets, for each block and batch of images, whether a
+        direction ran, (B, 2); it stays empty where images have no choice.
+    """
+    ran: list[torch.Tensor] = []
+    handles = [
+        gate.register_forward_hook(lambda *args: ran.append(args[-1] > 0))
+        for module in model.modules()
+        if isinstance(module, DynamicTokens)
+        for gate in module.gates
+    ]
+    try:
+        yield ran
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def plot_reduction(records: Sequence[Record], name: str, path: Path) -> None:

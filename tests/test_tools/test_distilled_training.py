@@ -10,6 +10,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
+from mmscope.benchmark.reduction import count_directions
+
 RIVAL = """
 arch = dict(embed_dims=16, num_layers=3, d_state=4)
 vim = dict(
@@ -119,3 +121,19 @@ def test_the_share_of_tokens_is_swept(run_tool, trained, tmp_path) -> None:
     assert [record['keep_ratio'] for record in records] == [0.9, 0.6, 0.3]
     costs = [record['gflops'] for record in records]
     assert costs == sorted(costs, reverse=True) and costs[2] < 0.7 * costs[0]
+    # gates start open, and two epochs of a few images leave them so
+    assert [record['directions'] for record in records] == [1, 1, 1]
+
+
+def test_directions_that_do_not_run_are_counted(config) -> None:
+    init_default_scope('mmpretrain')
+    model = MODELS.build(Config.fromfile(config).model).eval()
+    with torch.no_grad():
+        model.backbone.token_reduction.gates[1].bias[0] = -5
+    with count_directions(model) as ran:
+        model(torch.rand(2, 3, 32, 32))
+    # one of two, in one of three blocks
+    assert torch.cat(ran).float().mean().item() == pytest.approx(5 / 6)
+    with count_directions(model.backbone.layers) as none:
+        model(torch.rand(1, 3, 32, 32))
+    assert none == []
