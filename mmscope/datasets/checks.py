@@ -9,6 +9,7 @@ from mmengine.dataset import BaseDataset
 from mmscope.utils.config import metric_configs, type_name
 
 from .coco_checks import check_coco, check_images, check_truth
+from .problems import Problem
 from .wrappers import inner_datasets
 
 
@@ -46,10 +47,13 @@ def _check_folders(dataset: ConfigDict) -> None:
         for path in paths
     )
     raise FileNotFoundError(
-        f'the dataset of type {type_name(dataset)} is not complete; expected '
-        f'below data_root={root!r}:\n{root}\n{tree}\nPut it there, or set '
-        'data_root with --cfg-options train_dataloader.dataset.data_root=... '
-        '(val_ and test_dataloader likewise)'
+        Problem(
+            f'the dataset of type {type_name(dataset)} is not complete',
+            f'expected below data_root={root!r}:\n{root}\n{tree}\n',
+            'put it there, or set data_root with --cfg-options '
+            'train_dataloader.dataset.data_root=... (val_ and '
+            'test_dataloader likewise)',
+        )
     )
 
 
@@ -65,10 +69,13 @@ def _paths_of(dataset: ConfigDict) -> Iterator[str]:
     for name, path in given.items():
         if not isinstance(path, str | Path):
             raise ValueError(
-                f'{name} of {type_name(dataset)} must be one path, got '
-                f'{path!r}; leave it out where there is none, and give each '
-                'of several a dataset of its own, in dataset=dict(type='
-                "'ConcatDataset', datasets=[...])"
+                Problem(
+                    f'{name} of {type_name(dataset)} is {path!r}',
+                    'it must be one path',
+                    'leave it out where there is none, and give each of '
+                    'several a dataset of its own, in dataset=dict(type='
+                    "'ConcatDataset', datasets=[...])",
+                )
             )
         if path and name != 'data_root':
             yield str(path)
@@ -79,17 +86,22 @@ def _check_addresses(root: str, paths: list[str], dataset: ConfigDict) -> None:
     web = ('http://', 'https://')
     if str(root).startswith(web):
         raise ValueError(
-            f'data_root={root!r} of {type_name(dataset)}: mmengine joins no '
-            "paths over http; set data_root='' and write whole addresses into "
-            'data_prefix and ann_file'
+            Problem(
+                f'data_root={root!r} of {type_name(dataset)}',
+                'mmengine joins no paths over http',
+                "set data_root='' and write whole addresses into data_prefix "
+                'and ann_file',
+            )
         )
     if not dataset.get('ann_file'):
         for path in paths:
             if path.startswith(web):
                 raise ValueError(
-                    f'{path!r} of {type_name(dataset)} is a folder, which '
-                    'cannot be listed over http; set ann_file to a file with '
-                    'the names of the images'
+                    Problem(
+                        f'{path!r} of {type_name(dataset)} is a folder',
+                        'one cannot be listed over http',
+                        'set ann_file to a file with the names of the images',
+                    )
                 )
 
 
@@ -117,9 +129,11 @@ def check_evaluator(name: str, evaluator: object) -> None:
     for key, metric in _ground_truths(name, evaluator):
         if not Path(metric.ann_file).is_file():
             raise FileNotFoundError(
-                f'{key}.ann_file={metric.ann_file!r} does not exist; it '
-                f'belongs to the dataset: set both, with --cfg-options '
-                f'{key}.ann_file=...'
+                Problem(
+                    f'{key}.ann_file={metric.ann_file!r} does not exist',
+                    'it belongs to the dataset',
+                    f'set both, with --cfg-options {key}.ann_file=...',
+                )
             )
 
 
@@ -169,11 +183,14 @@ def _check_instances(name: str, cfg: ConfigDict) -> None:
             keys = step.get('meta_keys') or ()
             if type_name(step) == 'PackDetInputs' and 'instances' not in keys:
                 raise ValueError(
-                    f'CocoMetric of {name} has no ann_file, so that it takes '
-                    'objects and classes from the samples; name a file, for '
-                    'example that of the dataset, which may have no objects '
-                    "where format_only=True, or add 'instances' to meta_keys "
-                    'of PackDetInputs'
+                    Problem(
+                        f'CocoMetric of {name} has no ann_file',
+                        'it takes objects and classes from a file, or else '
+                        'from the samples',
+                        'name a file, for example that of the dataset, which '
+                        'may have no objects where format_only=True, or add '
+                        "'instances' to meta_keys of PackDetInputs",
+                    )
                 )
 
 
@@ -214,9 +231,12 @@ def check_names(dataset: BaseDataset, folder: str) -> None:
         other = paths.setdefault(Path(path).stem, path)
         if other != path:
             raise ValueError(
-                f'{other} and {path} have the same name, so that what is '
-                f'written to {folder} of one would replace that of the other; '
-                'rename them, or test one folder after the other'
+                Problem(
+                    f'{other} and {path} have the same name',
+                    f'what is written to {folder} of one would replace that '
+                    'of the other',
+                    'rename them, or test one folder after the other',
+                )
             )
 
 
@@ -239,11 +259,15 @@ def check_masks(dataset: object, cfg: ConfigDict) -> None:
             for index, instance in enumerate(info.get('instances', ())):
                 if not instance.get('mask'):
                     raise ValueError(
-                        f'{one_cfg.get("ann_file")}: object {index} of '
-                        f'{info["img_path"]} has no segmentation, or an empty '
-                        'one, and the pipeline loads masks; add its outline, '
-                        'remove the object, or set with_mask=False in '
-                        'LoadAnnotations and train without a mask head'
+                        Problem(
+                            f'{one_cfg.get("ann_file")}: object {index} of '
+                            f'{info["img_path"]} has no segmentation, or an '
+                            'empty one',
+                            'the pipeline loads masks',
+                            'add its outline, remove the object, or set '
+                            'with_mask=False in LoadAnnotations and train '
+                            'without a mask head',
+                        )
                     )
 
 
@@ -251,16 +275,21 @@ def _loads_masks(step: ConfigDict) -> bool:
     return type_name(step) == 'LoadAnnotations' and step.get('with_mask')
 
 
-def why_no_samples(dataset: ConfigDict) -> str:
+def why_no_samples(dataset: ConfigDict) -> Problem:
     """Say of a dataset without samples where it looked and for what.
 
     Args:
         dataset: Config of a dataset; of a wrapped one, those inside.
     """
-    return '; '.join(
-        f'{type_name(one)} found no samples in {one.get("data_root")} below '
-        f'{dict(one.get("data_prefix") or {})}: {_reason(one)}'
-        for one in inner_datasets(dataset)
+    inner = list(inner_datasets(dataset))
+    return Problem(
+        '; '.join(
+            f'{type_name(one)} found no samples in {one.get("data_root")} '
+            f'below {dict(one.get("data_prefix") or {})}'
+            for one in inner
+        ),
+        'there must be one at least',
+        '; '.join(map(_reason, inner)),
     )
 
 

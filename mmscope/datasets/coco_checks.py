@@ -7,6 +7,8 @@ from pathlib import Path
 from mmengine.config import ConfigDict
 from mmengine.dataset import BaseDataset
 
+from .problems import Problem
+
 IMAGE_KEYS = ('id', 'file_name', 'height', 'width')
 # what mmdet's CocoDataset reads of an object, and pycocotools to judge it
 OBJECT_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area')
@@ -40,14 +42,21 @@ def check_coco(path: Path) -> dict:
         content = json.loads(path.read_text())
     except ValueError as err:
         raise ValueError(
-            f'{path} is not valid json: {err}; the file is corrupt, restore it'
+            Problem(
+                f'{path} is not valid json: {err}',
+                'annotations are',
+                'the file is corrupt, restore it',
+            )
         ) from err
     keys = ('images', 'categories')
     lists = content if isinstance(content, dict) else {}
     if missing := [key for key in keys if key not in lists]:
         raise ValueError(
-            f'{path} is no COCO annotation file: it needs the lists {keys} '
-            f'and lacks {missing}; choose another ann_file'
+            Problem(
+                f'{path} is no COCO annotation file, it lacks {missing}',
+                f'it needs the lists {keys}',
+                'choose another ann_file',
+            )
         )
     _require(path, 'images', content['images'], IMAGE_KEYS)
     _require(path, 'annotations', _objects(content), OBJECT_KEYS)
@@ -95,15 +104,22 @@ def check_images(name: str, content: dict, dataset: BaseDataset) -> None:
         number, path = info['img_id'], info['img_path']
         if number not in known:
             raise ValueError(
-                f'{name} does not know img_id {number} of the dataset, '
-                f'{path}; name the annotation file of the dataset itself, or, '
-                'of several datasets, one file with the images of all'
+                Problem(
+                    f'{name} does not know img_id {number} of the dataset, '
+                    f'{path}',
+                    'it judges images that it has',
+                    'name the annotation file of the dataset itself, or, of '
+                    'several datasets, one file with the images of all',
+                )
             )
         if number in seen:
             raise ValueError(
-                f'img_id {number} comes twice in the dataset, {seen[number]} '
-                f'and {path}, and is judged once by {name}; give images ids '
-                'of their own, and repeat none'
+                Problem(
+                    f'img_id {number} comes twice in the dataset, '
+                    f'{seen[number]} and {path}',
+                    f'{name} judges each once',
+                    'give images ids of their own, and repeat none',
+                )
             )
         seen[number] = path
 
@@ -122,6 +138,10 @@ def _require(
                 fix = f', {FIXES[key]}' if key in FIXES else ''
                 state = 'has no' if key not in one else 'has an empty'
                 raise ValueError(
-                    f'{path}: {name}[{index}] (id {one.get("id")}) {state} '
-                    f'{key!r}, each needs {list(keys)}; add it{fix}'
+                    Problem(
+                        f'{path}: {name}[{index}] (id {one.get("id")}) '
+                        f'{state} {key!r}',
+                        f'each needs {list(keys)}',
+                        f'add it{fix}',
+                    )
                 )

@@ -7,6 +7,8 @@ from mmcv.transforms import BaseTransform
 
 from mmscope.registry import TRANSFORMS
 
+from .problems import Problem
+
 FILE_KEYS = ('img_path', 'seg_map_path')
 
 
@@ -54,10 +56,13 @@ class CheckLabels(BaseTransform):
         bad = labels[~is_class & (labels != self.ignore_index)]
         if len(bad):
             raise ValueError(
-                f'{path} has the labels {bad.tolist()}, allowed are 0 to '
-                f'{self.num_classes - 1} and {self.ignore_index} (ignored); '
-                'fix num_classes, ignore_index or reduce_zero_label, which '
-                'makes 255 of 0'
+                Problem(
+                    f'{path} has the labels {bad.tolist()}',
+                    f'allowed are 0 to {self.num_classes - 1} and '
+                    f'{self.ignore_index} (ignored)',
+                    'fix num_classes, ignore_index or reduce_zero_label, '
+                    'which makes 255 of 0',
+                )
             )
 
 
@@ -72,8 +77,11 @@ def _check_channels(path: str, mask: np.ndarray) -> None:
     else:
         fix = 'write it anew'
     raise ValueError(
-        f'{path} has the shape {mask.shape}; a mask has one channel, the '
-        f'class index of each pixel, (H, W): {fix}'
+        Problem(
+            f'{path} has the shape {mask.shape}',
+            'a mask has one channel, the class index of each pixel, (H, W)',
+            fix,
+        )
     )
 
 
@@ -101,9 +109,12 @@ def _check_size(path: str, mask: np.ndarray, results: dict) -> None:
     else:
         fix = 'resize the mask to it, by the nearest neighbour'
     raise ValueError(
-        f'{path} is {mask.shape[0]} x {mask.shape[1]} (H x W), its image '
-        f'{results.get("img_path")} is {size[0]} x {size[1]}; a mask has '
-        f'the size of its image: {fix}'
+        Problem(
+            f'{path} is {mask.shape[0]} x {mask.shape[1]} (H x W), its image '
+            f'{results.get("img_path")} is {size[0]} x {size[1]}',
+            'a mask has the size of its image',
+            fix,
+        )
     )
 
 
@@ -130,8 +141,11 @@ class LoadChecked(BaseTransform):
             return self.loader(results)
         except Exception as err:  # decoders raise anything
             raise OSError(
-                f'{name} cannot read {files}: {err}; the file is corrupt or '
-                'missing, restore or remove it'
+                Problem(
+                    f'{name} cannot read {files}: {err}',
+                    'every file can be decoded',
+                    'it is corrupt or missing, restore or remove it',
+                )
             ) from err
 
 

@@ -6,6 +6,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmscope.utils.config import metric_configs, model_config, type_name
 
+from .problems import Problem
 from .wrappers import inner_datasets
 
 DEFAULT = 255  # of mmseg
@@ -35,9 +36,12 @@ def check_void_label(cfg: Config, splits: tuple[str, ...]) -> None:
         wanted = key in part and label == DEFAULT and name.endswith('Metric')
         if found != label and not wanted:
             raise ValueError(
-                f'{name}.{key} is {found}, and decode_head.ignore_index is '
-                f'{label}: pixels of no class have one label everywhere; set '
-                f'{key}={label} there'
+                Problem(
+                    f'{name}.{key} is {found}, and decode_head.ignore_index '
+                    f'is {label}',
+                    'pixels of no class have one label everywhere',
+                    f'set {key}={label} there',
+                )
             )
 
 

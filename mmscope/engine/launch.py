@@ -11,27 +11,17 @@ from mmengine.dist import is_distributed
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from mmscope.datasets.checks import (
-    check_annotations,
-    check_dataset,
-    check_evaluator,
-    check_judging,
-    check_masks,
-    check_names,
-    why_no_samples,
-)
 from mmscope.datasets.void_checks import check_void_label
 from mmscope.utils.checkpoint import (
     MMENGINE_WRAPPERS,
     check_weights,
     read_state_dict,
 )
-from mmscope.utils.config import metric_configs, type_name
 from mmscope.utils.download import local_file
 from mmscope.utils.installed import config_path
 from mmscope.utils.structures import unwrap
 
-from .options import NAMING_HOOKS
+from .data_checks import checks_before, checks_of, explained
 
 # that only mmengine reads
 STORES = ('s3://', 'petrel://', 'pavi://')
@@ -109,7 +99,8 @@ def build_runner(
     for split in ('train', 'val', 'test'):
         _settle_workers(cfg.get(f'{split}_dataloader'))
     for split in splits:
-        _check_split(cfg, split)
+        for check in checks_before(cfg, split):
+            check()
     check_void_label(cfg, splits)
     cfg.launcher = launcher
     if launcher != 'none' and not torch.cuda.is_available():
@@ -152,23 +143,6 @@ def _file_to_load(cfg: Config) -> str | None:
     return str(local_file(path))
 
 
-def _check_split(cfg: Config, split: str) -> None:
-    """Look at the data of a split before anything is built.
-
-    Raises:
-        FileNotFoundError: a folder or an annotation file is missing.
-        ValueError: the config has no such data, where they are needed.
-    """
-    loader = cfg.get(f'{split}_dataloader')
-    if loader is None and split != 'val':
-        raise ValueError(
-            f'{cfg.filename} has no {split}_dataloader; set it, for testing '
-            'for example to val_dataloader'
-        )
-    check_dataset(loader)
-    check_evaluator(f'{split}_evaluator', cfg.get(f'{split}_evaluator'))
-
-
 def _build_loop(runner: Runner, split: str) -> None:
     """Build a loop, and with it its dataset, before anything runs.
 
@@ -177,35 +151,12 @@ def _build_loop(runner: Runner, split: str) -> None:
             to concatenate them.
         ValueError: an annotation file cannot be read, or lacks something.
     """
-    cfg = runner.cfg.get(f'{split}_dataloader')
-    if cfg is None:
+    if runner.cfg.get(f'{split}_dataloader') is None:
         return
-    name = f'{split}_evaluator'
-    judging = name, runner.cfg.get(name)
-    try:
+    with explained(runner.cfg, split):
         loop = getattr(runner, f'{split}_loop')
-    except Exception as err:
-        check_annotations(cfg.dataset)
-        check_judging(*judging, None, cfg.dataset)
-        if 'need at least one array' not in str(err):
-            raise
-        raise FileNotFoundError(why_no_samples(cfg.dataset)) from err
-    dataset = loop.dataloader.dataset
-    check_masks(dataset, cfg.dataset)
-    check_judging(*judging, dataset, cfg.dataset)
-    if split == 'test':
-        for folder in _answer_folders(runner.cfg):
-            check_names(dataset, folder)
-
-
-def _answer_folders(cfg: Config) -> list[str]:
-    """Folders that get a file of each tested image, named after it."""
-    metrics = metric_configs(cfg.get('test_evaluator'))
-    folders = [metric.get('output_dir') for metric in metrics]
-    hook = (cfg.get('default_hooks') or {}).get('visualization')
-    if type_name(hook) in NAMING_HOOKS:
-        folders.append(hook.get('test_out_dir'))
-    return [folder for folder in folders if folder]
+    for check in checks_of(loop.dataloader.dataset, runner.cfg, split):
+        check()
 
 
 def _settle_workers(dataloader: ConfigDict | None) -> None:

@@ -104,7 +104,7 @@ def test_padding_of_another_label_is_named_before_training(
     config = eight_classes(
         0, "model['data_preprocessor'].update(\n    seg_pad_val=255\n)\n"
     )
-    with pytest.raises(ValueError, match='seg_pad_val is 255, and .* is 0:'):
+    with pytest.raises(ValueError, match='seg_pad_val is 255, and .* is 0;'):
         train(config, tmp_path / 'work')
     assert not list(tmp_path.rglob('*.pth'))
 

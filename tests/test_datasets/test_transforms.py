@@ -90,7 +90,7 @@ def test_any_label_can_be_that_of_no_class(tmp_path: Path, void: int) -> None:
     assert check(results) is results
     if void == 0:
         return
-    message = rf'mask.png has the labels \[{void}\], allowed are 0 to 4 and 6'
+    message = rf'mask.png has the labels \[{void}\]; allowed are 0 to 4 and 6'
     with pytest.raises(ValueError, match=message):
         CheckLabels(num_classes=5, ignore_index=6)(results)
 

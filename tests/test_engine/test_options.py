@@ -146,7 +146,7 @@ def test_a_dict_alone_is_an_evaluator(tiny_config, tmp_path) -> None:
         (
             lambda cfg: build_runner(cfg, 'none', ('test',)),
             dict(test_dataloader=None),
-            'has no test_dataloader; set it.*to val_dataloader',
+            'has no test_dataloader; .*set it.*to val_dataloader',
         ),
         (
             lambda cfg: build_runner(cfg, 'none', ('train',)),

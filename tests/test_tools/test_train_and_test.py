@@ -343,7 +343,7 @@ def remove_photos(root: Path) -> Path:
     [
         (corrupt_photo, AssertionError, 'failed to load image: {}'),
         (corrupt_mask, OSError, "(?s)seg_map_path': '{}'.*corrupt or missing"),
-        (add_label, ValueError, r'{} has the labels \[179\], allowed are 0'),
+        (add_label, ValueError, r'{} has the labels \[179\]; allowed are 0'),
         (
             remove_photos,
             FileNotFoundError,

@@ -1,0 +1,64 @@
+"""The code that pages show runs."""
+
+from pathlib import Path
+
+import pytest
+from pages import blocks_of, run_page
+
+PAGE = """
+<!-- file: sub/lines.txt -->
+```text
+one
+two
+```
+
+    indented text is no block
+
+<!-- not run: it would stop everything -->
+```shell
+exit 3
+```
+```shell
+wc -l < sub/lines.txt > count
+false | cat || echo "$COLUMNS"
+```
+```python
+print(int(open('count').read()) + 40)
+```
+<!-- fails: no such word -->
+```python
+raise SystemExit('no such word')
+```
+"""
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    path = tmp_path / 'page.md'
+    path.write_text(PAGE)
+    return path
+
+
+def test_blocks_are_run_in_order(page: Path, tmp_path: Path) -> None:
+    markers = [block.marker for block in blocks_of(page)]
+    assert markers == ['file', 'not run', 'run', 'run', 'fails']
+    assert run_page(page, tmp_path) == ['400\n', '42\n', 'no such word\n']
+    printed = run_page(page, tmp_path, {'+ 40': '+ 1', 'two': '2\n3'})
+    assert printed[1] == '4\n'
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        ('int(open', 'int(oben', 'oben'),
+        ("SystemExit('no such word')", "SystemExit('another')", 'another'),
+        ("raise SystemExit('no such word')", 'print(1)', 'ended with 0'),
+        ('false | cat ||', 'false | cat;', 'false'),
+        ('nowhere', 'else', 'page.md has no ..nowhere'),
+    ],
+)
+def test_a_page_that_does_not_run_fails(
+    page: Path, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    with pytest.raises(AssertionError, match=message):
+        run_page(page, tmp_path, {old: new})
