@@ -16,6 +16,9 @@ from mmengine.config.utils import MODULE2PACKAGE
 
 # lets configs inherit from 'mmscope::...' once the package is imported
 MODULE2PACKAGE.setdefault('mmscope', 'mmscope')
+# mmengine looks for a distribution mmsegmentation, and OneDL's has another
+# name; by the name of the module it finds either
+MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 MODELS = registry.Registry(
     'model',

@@ -62,6 +62,20 @@ def test_a_config_inherits_from_the_package(tmp_path) -> None:
     assert cfg.train_dataloader == base.train_dataloader
 
 
+@pytest.mark.parametrize(
+    'base',
+    [
+        'mmseg::upernet/upernet_r50_4xb4-160k_ade20k-512x512.py',
+        'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+        'mmpretrain::resnet/resnet50_8xb32_in1k.py',
+    ],
+)
+def test_a_config_inherits_from_the_libraries(base: str, tmp_path) -> None:
+    """Whichever distribution they were installed from."""
+    (tmp_path / 'mine.py').write_text(f"_base_ = '{base}'\n")
+    assert load_config(str(tmp_path / 'mine.py')).model.backbone.depth == 50
+
+
 def test_a_misspelt_config_is_refused_with_its_neighbours() -> None:
     with pytest.raises(
         FileNotFoundError,
