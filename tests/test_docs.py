@@ -38,6 +38,10 @@ def commands_of(page: Path) -> list[list[str]]:
                 del words[0]  # environment
             if words[:1] == ['python'] and 'tools/' in ''.join(words[1:2]):
                 found.append([Path(words[1]).stem, *words[2:]])
+            elif words[:1] == ['tools/dist_train.sh']:
+                found.append(['train', words[1], *words[3:]])
+            elif words[:1] == ['tools/dist_test.sh']:
+                found.append(['test', *words[1:3], *words[4:]])
             elif words[:1] == ['mmscope'] and len(words) > 1:
                 tool = cli.commands().get(words[1])
                 assert tool, f'{page.name}: mmscope has no {words[1]}'
@@ -80,3 +84,26 @@ def test_what_a_page_links_to_is_there(page) -> None:
         if not (page.parent / target).exists() and 'generated/' not in target
     ]
     assert not missing
+
+
+# a tool and its options inside a sentence
+SPAN = re.compile(r'`(?:tools/)?(\w+)\.py( [^`]*--[^`]*)`')
+OPTIONS = sorted(
+    {
+        (tool, option)
+        for page in PAGES
+        for tool, words in SPAN.findall(page.read_text())
+        if (ROOT / 'tools' / f'{tool}.py').is_file()
+        for option in re.findall(r'--[a-z][\w-]*', words)
+    }
+)
+
+
+@pytest.mark.parametrize(('tool', 'option'), OPTIONS)
+def test_a_tool_has_the_option_of_a_sentence(
+    tool, option, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(sys, 'argv', [tool, '--help'])
+    with pytest.raises(SystemExit):
+        cli.run(ROOT / 'tools' / f'{tool}.py')
+    assert re.search(rf'{option}\b(?!-)', capsys.readouterr().out)
