@@ -10,6 +10,7 @@ default_hooks = dict(
     random_state=dict(type='mmscope.RandomStateHook'),
     plain_checkpoint=dict(type='mmscope.PlainCheckpointHook'),
     finite_loss=dict(type='mmscope.FiniteLossHook'),
+    stop=dict(type='mmscope.StopHook'),
 )
 log_processor = dict(by_epoch=False)
 log_level = 'INFO'

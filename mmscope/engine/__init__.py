@@ -3,6 +3,7 @@
 from .checkpoint_hooks import PlainCheckpointHook, RandomStateHook
 from .hooks import AlphaScheduleHook, FiniteLossHook
 from .layer_decay import LayerDecayConstructor
+from .safe_saving import SafeCheckpointHook, StopHook
 
 __all__ = [
     'AlphaScheduleHook',
@@ -10,4 +11,6 @@ __all__ = [
     'LayerDecayConstructor',
     'PlainCheckpointHook',
     'RandomStateHook',
+    'SafeCheckpointHook',
+    'StopHook',
 ]

@@ -102,7 +102,7 @@ def latest_checkpoint(work_dir: str) -> str | None:
         FileNotFoundError: it is gone.
     """
     path = find_latest_checkpoint(work_dir)
-    if path is None or Path(path).exists():
+    if path is None or Path(path).is_file():
         return path
     return str(_moved(path, work_dir))
 
@@ -110,11 +110,11 @@ def latest_checkpoint(work_dir: str) -> str | None:
 def _moved(path: str, work_dir: str) -> Path:
     """Where the latest checkpoint is if the work dir has been moved."""
     moved = Path(work_dir) / Path(path).name
-    if not moved.exists():
+    if not moved.is_file():
         raise FileNotFoundError(
-            f'{work_dir}/last_checkpoint names {path}, and there is no '
-            f'{moved.name} in {work_dir} either; name a checkpoint with '
-            '--resume PATH, or remove that file to start anew'
+            f'{work_dir}/last_checkpoint names {path or "nothing"}, and '
+            f'there is no {moved.name or "checkpoint"} in {work_dir} either; '
+            'name a checkpoint with --resume PATH, or remove that file to start anew'
         )
     return moved
 

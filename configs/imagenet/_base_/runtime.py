@@ -11,7 +11,7 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='CheckpointHook',
+        type='mmscope.SafeCheckpointHook',
         interval=5,
         max_keep_ckpts=2,
         save_best='accuracy/top1',
