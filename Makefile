@@ -84,7 +84,8 @@ else
 	    echo 'A C++ compiler is needed: install g++ or clang.'; exit 1; }
 endif
 	@command -v nvcc >/dev/null || export CUDA_VISIBLE_DEVICES=; \
-	CFLAGS=-g0 $(PIP) --no-deps --no-build-isolation --no-cache-dir \
+	CFLAGS="$(if $(WHEELS),,$$($(BIN)/python requirements/precompile.py \
+	    build/headers))" $(PIP) --no-deps --no-build-isolation --no-cache-dir \
 	    $(addprefix --find-links ,$(WHEELS)) -r requirements/mm.txt
 	@touch $@
 
