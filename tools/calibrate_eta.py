@@ -1,7 +1,8 @@
 """Find the threshold eta that meets a budget, or the pair of eta and tau.
 
 It is fitted on calibration_dataloader where the config has one, and else on
-training images, and then run on the validation set. Images that the model
+training images, and then run on the validation set. Several processes
+(torchrun, --launcher pytorch) share the images. Images that the model
 was trained on make it surer than it will be: leave some out if you can.
 """
 
@@ -13,9 +14,11 @@ from pathlib import Path
 import mmengine
 import numpy as np
 from mmengine.config import DictAction
+from mmengine.dist import barrier, is_main_process
 from rich.console import Console
 
 from mmscope.datasets.subset import spread
+from mmscope.engine.launch import LAUNCHERS
 from mmscope.evaluation.task_metric import find_task_metric
 from mmscope.exits import (
     BUDGETS,
@@ -30,6 +33,7 @@ from mmscope.exits.runs import (
     elastic_of_run,
     write_child_config,
 )
+from mmscope.utils.structures import unwrap
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,12 +65,18 @@ def parse_args() -> argparse.Namespace:
         action=DictAction,
         help='change settings of the config, as key=value',
     )
+    parser.add_argument(
+        '--launcher',
+        choices=LAUNCHERS,
+        default='none',
+        help='what started the processes that share the images',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    console = Console(markup=False)
     given = {name: getattr(args, name) for name in BUDGETS}
     budget, value = next((k, v) for k, v in given.items() if v is not None)
     runner = build_exit_runner(
@@ -75,17 +85,21 @@ def main() -> None:
         args.out_dir,
         args.cfg_options,
         calibration=True,
+        launcher=args.launcher,
     )
     out_dir = Path(args.out_dir or Path(runner.cfg.work_dir) / 'calibration')
+    console = Console(markup=False, quiet=not is_main_process())
     metric = find_task_metric(runner.test_evaluator.metrics)
     total = len(runner.test_loop.dataloader.dataset)
     chosen = spread(total, args.num_images)
     run = runner, args.checkpoint, out_dir, metric
-    if is_elastic(runner.model):
+    model = unwrap(runner.model)
+    if is_elastic(model):
         # all cells that alpha allows, or as many as an image needs
         answers = elastic_of_run(*run, chosen)
-        own = runner.model.backbone.tau
-        found = calibrate_elastic(answers, metric, budget, value, own)
+        found = calibrate_elastic(
+            answers, metric, budget, value, model.backbone.tau
+        )
         console.print(f'eta = {found.eta:.4f}, tau = {found.tau}')
         changes = {
             'model.backbone.eta': found.eta,
@@ -101,13 +115,15 @@ def main() -> None:
         )
         changes = {'model.backbone.eta': found.eta}
         fitted = dict(eta=found.eta, low=found.low, high=found.high)
-    config = write_child_config(
-        out_dir / f'{Path(args.config).stem}_eta.py',
-        args.config,
-        changes,
-        f'eta for {budget}={value:g}, from tools/calibrate_eta.py',
-        args.cfg_options,
-    )
+    config = out_dir / f'{Path(args.config).stem}_eta.py'
+    if is_main_process():
+        write_child_config(
+            config,
+            args.config,
+            changes,
+            f'eta for {budget}={value:g}, from tools/calibrate_eta.py',
+            args.cfg_options,
+        )
     console.print(f'config with this eta: {os.path.relpath(config)}')
     expected = {k: v for k, v in found.expected.items() if np.isfinite(v)}
     record = dict(
@@ -118,22 +134,29 @@ def main() -> None:
     )
     path = out_dir / 'calibration.json'
     # what took long is written before validation may fail
-    mmengine.dump(record, path, indent=2)
-    realised = validate(config, args.checkpoint, budget == 'fps')
-    mmengine.dump(dict(record, validation=realised), path, indent=2)
+    if is_main_process():
+        mmengine.dump(record, path, indent=2)
+    barrier()  # all read the config
+    realised = validate(args, config, budget == 'fps')
+    if is_main_process():
+        mmengine.dump(dict(record, validation=realised), path, indent=2)
     console.print(
         f'asked for {budget} = {value:g}; expected {figures(expected)}'
     )
     console.print(f'on validation: {figures(realised)}')
 
 
-def validate(config: Path, checkpoint: str, timed: bool) -> dict[str, float]:
+def validate(
+    args: argparse.Namespace, config: Path, timed: bool
+) -> dict[str, float]:
     # a Runner writes its config, by the same name, into its work dir
     work_dir = config.parent / 'validation'
-    runner = build_exit_runner(str(config), checkpoint, str(work_dir))
+    runner = build_exit_runner(
+        *(str(config), args.checkpoint, str(work_dir)), launcher=args.launcher
+    )
     realised = {k: float(v) for k, v in runner.test().items()}
-    if timed:
-        model = runner.model
+    if timed and is_main_process():
+        model = unwrap(runner.model)
         net = model.backbone
         realised['fps'] = measure_fps(
             model, runner.test_loop.dataloader, net.eta, net.tau

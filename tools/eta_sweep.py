@@ -1,7 +1,8 @@
 """What each threshold eta gives: metric, exit rate, GFLOPs, FPS, pictures.
 
 Both answers to every image are kept below --out-dir; a run that was stopped
-goes on where it was. Of a model that refines as many cells as an image needs,
+goes on where it was. Several processes (torchrun, --launcher pytorch) share
+the images. Of a model that refines as many cells as an image needs,
 the pairs of eta and tau that no other pair beats are told as well.
 """
 
@@ -11,9 +12,11 @@ from pathlib import Path
 import mmengine
 import numpy as np
 from mmengine.config import DictAction
+from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 from rich.console import Console
 
+from mmscope.engine.launch import LAUNCHERS
 from mmscope.evaluation.task_metric import TaskMetric, find_task_metric
 from mmscope.exits import (
     ExitAnswers,
@@ -22,7 +25,11 @@ from mmscope.exits import (
     measure_fps,
     sweep_elastic,
 )
-from mmscope.exits.elastic import candidate_etas, candidate_taus
+from mmscope.exits.elastic import (
+    ElasticAnswers,
+    candidate_etas,
+    candidate_taus,
+)
 from mmscope.exits.plots import plot_elastic, plot_stages, plot_sweep
 from mmscope.exits.replay import TOLERANCE
 from mmscope.exits.report import (
@@ -39,6 +46,7 @@ from mmscope.exits.runs import (
     elastic_of_run,
 )
 from mmscope.models.exit_policies import POLICIES, build_policy
+from mmscope.utils.structures import unwrap
 from mmscope.visualization import draw_scope, picture_scope
 
 ETAS = (0.0, *np.arange(0.5, 1.0, 0.025).round(3), 1.0)
@@ -108,13 +116,21 @@ def parse_args() -> argparse.Namespace:
         action=DictAction,
         help='change settings of the config, as key=value',
     )
+    parser.add_argument(
+        '--launcher',
+        choices=LAUNCHERS,
+        default='none',
+        help='what started the processes that share the images',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     runner = build_exit_runner(
-        args.config, args.checkpoint, args.out_dir, args.cfg_options
+        *(args.config, args.checkpoint, args.out_dir, args.cfg_options),
+        launcher=args.launcher,
     )
     out_dir = Path(args.out_dir or Path(runner.cfg.work_dir) / 'sweep')
     metric = find_task_metric(runner.test_evaluator.metrics)
@@ -125,7 +141,31 @@ def main() -> None:
         metric,
         {name: build_policy(name) for name in args.policies},
     )
-    answers = by_policy['model']
+    is_main = is_main_process()
+    console = Console(markup=False, quiet=not is_main)
+    if is_main:
+        tell_etas(args, runner, metric, by_policy, out_dir, console)
+    if is_elastic(unwrap(runner.model)):
+        pairs = elastic_of_run(runner, args.checkpoint, out_dir, metric)
+        if is_main:
+            tell_pairs(args, pairs, metric, out_dir, console)
+    elif args.tau:
+        console.print(
+            '--tau is for models with several shares of alpha, or with tau'
+        )
+    if is_main and args.num_pictures:
+        draw(args, runner, metric, by_policy['model'], out_dir)
+    console.print(f'written to {out_dir}')
+
+
+def tell_etas(
+    args: argparse.Namespace,
+    runner: Runner,
+    metric: TaskMetric,
+    by_policy: dict[str, ExitAnswers],
+    out_dir: Path,
+    console: Console,
+) -> None:
     report = report_sweep(
         by_policy,
         metric,
@@ -135,25 +175,15 @@ def main() -> None:
     )
     # what took long is written before anything else may fail
     report.write(out_dir)
-    mmengine.dump(answers.quality_drops(), out_dir / 'losses.json')
+    mmengine.dump(by_policy['model'].quality_drops(), out_dir / 'losses.json')
     if args.measure:
         measure(args, runner, report)
         report.write(out_dir)
 
-    console = Console(markup=False)
     console.print(sweep_table(report.sweep, metric.main))
     console.print(quality_text(report.quality, args.tolerance))
     plot_sweep(report.sweep, report.curves, out_dir / 'sweep.png', metric.main)
     plot_stages(report.stages, report.sweep, out_dir / 'stages.png')
-    if is_elastic(runner.model):
-        sweep_pairs(args, runner, metric, out_dir, console)
-    elif args.tau:
-        console.print(
-            '--tau is for models with several shares of alpha, or with tau'
-        )
-    if args.num_pictures:
-        draw(args, runner, metric, answers, out_dir)
-    console.print(f'written to {out_dir}')
 
 
 def measure(
@@ -163,18 +193,17 @@ def measure(
     for record in report.sweep:
         if record['eta'] in args.measure:
             record['fps_measured'] = measure_fps(
-                runner.model, loader, record['eta']
+                unwrap(runner.model), loader, record['eta']
             )
 
 
-def sweep_pairs(
+def tell_pairs(
     args: argparse.Namespace,
-    runner: Runner,
+    answers: ElasticAnswers,
     metric: TaskMetric,
     out_dir: Path,
     console: Console,
 ) -> None:
-    answers = elastic_of_run(runner, args.checkpoint, out_dir, metric)
     taus = [None, *args.tau] if args.tau else candidate_taus(answers)
     records = sweep_elastic(
         answers, metric, [*candidate_etas(answers), *args.eta], taus
@@ -191,7 +220,7 @@ def draw(
     answers: ExitAnswers,
     out_dir: Path,
 ) -> None:
-    model, dataset = runner.model, runner.test_loop.dataloader.dataset
+    model, dataset = unwrap(runner.model), runner.test_loop.dataloader.dataset
     runner.visualizer.dataset_meta = dataset.metainfo
     chosen = answers.from_sure_to_unsure(args.num_pictures)
     items = (dataset[i] for i in chosen)

@@ -161,6 +161,8 @@ def set_output(cfg: Config, folder: str) -> None:
     }
     if iou := metrics.get('IoUMetric'):
         iou.output_dir = str(path / 'predictions')
+        # mmseg makes it in the first process, which others may overtake
+        Path(iou.output_dir).mkdir(parents=True, exist_ok=True)
     elif coco := metrics.get('CocoMetric'):
         path.mkdir(parents=True, exist_ok=True)
         coco.outfile_prefix = str(path / 'predictions')

@@ -6,6 +6,12 @@ from math import inf
 from typing import TypeVar
 
 import torch
+from mmengine.dist import (
+    all_gather_object,
+    broadcast_object_list,
+    get_rank,
+    get_world_size,
+)
 from mmengine.structures import BaseDataElement
 from rich.progress import Progress
 from torch import nn
@@ -31,6 +37,9 @@ def answer_images(
 ) -> list[Answers]:
     """Answer images, but for those whose answers are kept.
 
+    Several processes share the batches, and each gets all answers. Batches
+    are those of a single process, so that the answers are, too.
+
     Args:
         loader: Batches of images.
         cache: Answers that are there already, and place for the others.
@@ -50,28 +59,46 @@ def answer_images(
         raise ValueError('the dataset is empty; check its folders')
     indices = range(len(loader.dataset)) if indices is None else indices
     keys = cache.keys(loader.dataset, indices)
-    found = {index: cache.load(key) for index, key in keys.items()}
+    # files may appear while another process looks: one looks for all
+    found = _agreed({i: cache.load(key) for i, key in keys.items()})
     rest = [
         index
         for index, one in found.items()
         if one is None or not is_enough(one)
     ]
+    mine = _share_of_batches(rest, loader.batch_size)
     batches = DataLoader(
-        Subset(loader.dataset, rest),
+        Subset(loader.dataset, mine),
         batch_size=loader.batch_size,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
     )
     new = (one for batch in batches for one in answer(batch))
-    with Progress() as progress:
+    with Progress(disable=get_rank() != 0) as progress:
+        total = len(found) - len(rest) + len(mine)
         task = progress.add_task(
-            title, total=len(found), completed=len(found) - len(rest)
+            title, total=total, completed=len(found) - len(rest)
         )
-        for index, answers in zip(rest, new, strict=True):
+        for index, answers in zip(mine, new, strict=True):
             found[index] = merge(found[index], answers)
             cache.save(keys[index], found[index])
             progress.advance(task)
+    for part in all_gather_object({index: found[index] for index in mine}):
+        found.update(part)
     return [found[index] for index in indices]
+
+
+def _agreed(own: dict) -> dict:
+    """What the first process has, in all of them."""
+    box = [own]
+    broadcast_object_list(box)
+    return box[0]
+
+
+def _share_of_batches(indices: list[int], size: int) -> list[int]:
+    """This process's images: whole batches, dealt out in turn."""
+    starts = range(get_rank() * size, len(indices), get_world_size() * size)
+    return [index for at in starts for index in indices[at : at + size]]
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from mmscope.engine.launch import build_runner, load_config
 from mmscope.evaluation.task_metric import TaskMetric
 from mmscope.models import require_exits
 from mmscope.utils.config import metric_configs
+from mmscope.utils.structures import unwrap
 
 from .answering import device_name
 from .answers import ExitAnswers
@@ -33,6 +34,7 @@ def build_exit_runner(
     work_dir: str | None,
     options: dict | None = None,
     calibration: bool = False,
+    launcher: str = 'none',
 ) -> Runner:
     """Build what the tools about eta need: model, weights, data, metric.
 
@@ -43,6 +45,8 @@ def build_exit_runner(
         options: ``--cfg-options``.
         calibration: Let the test loop read the images for calibration, see
             :func:`set_calibration_data`.
+        launcher: What started the processes that share the images, see
+            :func:`build_runner`.
 
     Raises:
         ValueError: the model has no exits, or the config no test set.
@@ -57,7 +61,7 @@ def build_exit_runner(
             )
     if calibration:
         set_calibration_data(cfg)
-    return build_runner(cfg, 'none', ('test',), checkpoint)
+    return build_runner(cfg, launcher, ('test',), checkpoint)
 
 
 def answers_of_run(
@@ -81,7 +85,7 @@ def answers_of_run(
     Returns:
         The answers by policy, see :func:`collect_answers`.
     """
-    model = runner.model
+    model = unwrap(runner.model)
     cache = AnswerCache.of_run(
         out_dir, runner.cfg, checkpoint, device_name(model)
     )
@@ -112,7 +116,7 @@ def elastic_of_run(
         metric: Metric of the task.
         indices: Places of the images in the dataset; by default all.
     """
-    model = runner.model
+    model = unwrap(runner.model)
     cache = AnswerCache.of_run(
         out_dir, runner.cfg, checkpoint, device_name(model), ElasticImage
     )

@@ -84,6 +84,7 @@ def test_types_are_known_however_they_are_written(
     assert cfg.model.backbone.eta == 0.3
     assert cfg.model.backbone.tau == -2.5
     assert iou.output_dir == str(tmp_path / 'predictions')
+    assert (tmp_path / 'predictions').is_dir()
     assert exits.out_file == str(tmp_path / 'exits.json')
     assert cfg.default_hooks.visualization.draw
 
