@@ -114,7 +114,8 @@ def _moved(path: str, work_dir: str) -> Path:
         raise FileNotFoundError(
             f'{work_dir}/last_checkpoint names {path or "nothing"}, and '
             f'there is no {moved.name or "checkpoint"} in {work_dir} either; '
-            'name a checkpoint with --resume PATH, or remove that file to start anew'
+            'name a checkpoint with --resume PATH, or remove that file to '
+            'start anew'
         )
     return moved
 
