@@ -48,6 +48,12 @@ METRICS = registry.Registry(
     scope='mmscope',
     locations=['mmscope.evaluation'],
 )
+OPTIM_WRAPPERS = registry.Registry(
+    'optimizer wrapper',
+    parent=registry.OPTIM_WRAPPERS,
+    scope='mmscope',
+    locations=['mmscope.engine'],
+)
 OPTIM_WRAPPER_CONSTRUCTORS = registry.Registry(
     'optimizer wrapper constructor',
     parent=registry.OPTIM_WRAPPER_CONSTRUCTORS,

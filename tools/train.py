@@ -20,7 +20,10 @@ def parse_args() -> argparse.Namespace:
         'work dir',
     )
     parser.add_argument(
-        '--amp', action='store_true', help='automatic mixed precision (GPU)'
+        '--amp',
+        action='store_true',
+        help="mixed precision: the config's optim_wrapper.dtype, or else "
+        'float16 on a GPU and bfloat16 on a CPU',
     )
     parser.add_argument(
         '--auto-scale-lr',

@@ -47,15 +47,29 @@ def set_tau(cfg: Config, tau: float) -> None:
 def set_amp(cfg: Config) -> None:
     """Train with automatic mixed precision.
 
+    The config's ``optim_wrapper.dtype`` is what runs; where it says none, a
+    GPU gets float16 with a dynamic loss scale, and a CPU bfloat16.
+
     Raises:
-        RuntimeError: there is no GPU.
+        ValueError: a CPU is asked for another precision than bfloat16.
     """
-    if not torch.cuda.is_available():
-        raise RuntimeError(
-            '--amp needs a GPU, and torch sees none; train without it'
+    wrapper = cfg.optim_wrapper
+    on_gpu = torch.cuda.is_available()
+    dtype = wrapper.get('dtype') or ('float16' if on_gpu else 'bfloat16')
+    if on_gpu:
+        wrapper.type, wrapper.dtype = 'AmpOptimWrapper', dtype
+        wrapper.setdefault('loss_scale', 'dynamic')
+    elif dtype in ('bfloat16', torch.bfloat16):
+        wrapper.type = 'mmscope.BFloat16OptimWrapper'
+        wrapper.pop('dtype', None)
+        wrapper.pop('loss_scale', None)
+    else:
+        raise ValueError(
+            f'--amp trains in bfloat16 on a CPU, and optim_wrapper.dtype is '
+            f'{dtype}; train on a GPU, or with --cfg-options '
+            'optim_wrapper.dtype=bfloat16'
         )
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    MMLogger.get_current_instance().info('mixed precision: %s', dtype)
 
 
 def set_auto_scale_lr(cfg: Config) -> None:
