@@ -79,7 +79,7 @@ $(DONE)/mm: requirements/mm.txt $(DONE)/runtime
 ifneq ($(WHEELS),)
 	$(STEP) 'Set-up 4/6: mmcv from $(WHEELS); mmseg and mmdet (1 minute)'
 else
-	$(STEP) 'Set-up 4/6: compiling mmcv (6-12 minutes on two cores); mmseg; mmdet'
+	$(STEP) 'Set-up 4/6: compiling mmcv (2-6 minutes on two cores); mmseg; mmdet'
 	@command -v c++ >/dev/null || command -v g++ >/dev/null || { \
 	    echo 'A C++ compiler is needed: install g++ or clang.'; exit 1; }
 endif
