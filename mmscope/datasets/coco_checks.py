@@ -7,9 +7,11 @@ from pathlib import Path
 from mmengine.config import ConfigDict
 from mmengine.dataset import BaseDataset
 
+from .coco_values import check_entries
 from .problems import Problem
 
 IMAGE_KEYS = ('id', 'file_name', 'height', 'width')
+CATEGORY_KEYS = ('id', 'name')
 # what mmdet's CocoDataset reads of an object, and pycocotools to judge it
 OBJECT_KEYS = ('id', 'image_id', 'category_id', 'bbox', 'area')
 JUDGED_KEYS = (*OBJECT_KEYS, 'iscrowd')
@@ -40,7 +42,7 @@ def check_coco(path: Path) -> dict:
     """
     try:
         content = json.loads(path.read_text())
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise ValueError(
             Problem(
                 f'{path} is not valid json: {err}',
@@ -58,8 +60,12 @@ def check_coco(path: Path) -> dict:
                 'choose another ann_file',
             )
         )
-    _require(path, 'images', content['images'], IMAGE_KEYS)
-    _require(path, 'annotations', _objects(content), OBJECT_KEYS)
+    for name, entries, needed in (
+        ('images', content['images'], IMAGE_KEYS),
+        ('categories', content['categories'], CATEGORY_KEYS),
+        ('annotations', _objects(content), OBJECT_KEYS),
+    ):
+        _require(path, name, check_entries(path, name, entries), needed)
     return content
 
 
@@ -77,6 +83,14 @@ def check_truth(metric: ConfigDict) -> dict:
     """
     path = Path(metric.ann_file)
     content = check_coco(path)
+    if not content['images']:
+        raise ValueError(
+            Problem(
+                f'{path}: images is []',
+                'predictions are judged image by image',
+                'choose another ann_file, or list its images',
+            )
+        )
     if metric.get('format_only'):
         return content
     objects = _objects(content)
@@ -125,7 +139,7 @@ def check_images(name: str, content: dict, dataset: BaseDataset) -> None:
 
 
 def _objects(content: dict) -> list[dict]:
-    return content.get('annotations') or []
+    return content.get('annotations', [])
 
 
 def _require(
