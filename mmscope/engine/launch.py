@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import is_distributed
+from mmengine.dist import is_distributed, master_only
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner, find_latest_checkpoint
 
@@ -26,6 +26,20 @@ from .data_checks import checks_before, checks_of, explained
 # that only mmengine reads
 STORES = ('s3://', 'petrel://', 'pavi://')
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+
+
+class AnsweringRunner(Runner):
+    """A Runner that trains nothing, and writes its config beside its log.
+
+    mmengine's writes it into the work dir, over that of the training, which
+    later runs read: options of a test would hold for all of them.
+    """
+
+    @master_only
+    def dump_config(self) -> None:
+        """Write the config into the folder of this run's log."""
+        name = Path(self.cfg.filename or f'{self.timestamp}.py').name
+        self.cfg.dump(Path(self.log_dir) / name)
 
 
 def load_config(
@@ -108,7 +122,8 @@ def build_runner(
     source = _file_to_load(cfg)
     # read before mmengine does it, which would run code of the file
     state = source and read_state_dict(source, MMENGINE_WRAPPERS)
-    runner = Runner.from_cfg(cfg)
+    kind = Runner if 'train' in splits else AnsweringRunner
+    runner = kind.from_cfg(cfg)
     for split in splits:
         _build_loop(runner, split)
     if source and (checkpoint is not None or cfg.get('resume')):

@@ -147,6 +147,28 @@ def test_calibration_keeps_what_the_command_line_changed(
     assert written.train_dataloader.dataset.times == 3
 
 
+def test_calibration_in_the_work_dir_leaves_its_config(
+    run_tool, save_weights
+) -> None:
+    """The config that a training wrote there is what eta's config extends."""
+    config, weights = save_weights()
+    Config.fromfile(config).dump(config)
+    before = config.read_text()
+    run_tool(
+        *('calibrate_eta.py', config, weights, '--exit-rate', 0.5),
+        *('--cfg-options', f'work_dir={config.parent}'),
+        'model.backbone.exit_policy.type=mmscope.PixelConfidence',
+    )
+    assert config.read_text() == before
+    written = Config.fromfile(
+        config.parent / f'calibration/{config.stem}_eta.py'
+    )
+    policy = written.model.backbone.exit_policy
+    assert policy.type == 'mmscope.PixelConfidence'
+    found = Config.fromfile(config).test_dataloader
+    assert written.test_dataloader == found
+
+
 def test_failing_validation_and_pictures_lose_no_results(
     run_tool, model_files, tmp_path, monkeypatch
 ) -> None:

@@ -165,6 +165,24 @@ def test_exits_follow_eta_at_any_batch_size(
         assert one == pytest.approx(other)
 
 
+def test_a_test_leaves_the_config_of_the_training(
+    trained, run_tool, tmp_path
+) -> None:
+    """Its own, changed by options, lies beside its log."""
+    _, checkpoint, _ = trained
+    work_dir = tmp_path / 'work'
+    shutil.copytree(checkpoint.parent, work_dir)
+    config = work_dir / 'tiny.py'
+    before = config.read_text()
+    run_tool(
+        *('test.py', config, work_dir / checkpoint.name, '--eta', 0.123),
+        *('--work-dir', work_dir),
+    )
+    assert config.read_text() == before
+    logged = [path.read_text() for path in work_dir.glob('*/tiny.py')]
+    assert ['eta=0.123' in text for text in logged] == [True]
+
+
 def test_tau_says_how_much_of_each_image_is_refined(
     save_weights, run_tool, tmp_path
 ) -> None:
