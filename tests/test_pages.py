@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pages import blocks_of, run_page
 
+DOCS = Path(__file__).parents[1] / 'docs'
 PAGE = """
 <!-- file: sub/lines.txt -->
 ```text
@@ -62,3 +63,23 @@ def test_a_page_that_does_not_run_fails(
 ) -> None:
     with pytest.raises(AssertionError, match=message):
         run_page(page, tmp_path, {old: new})
+
+
+@pytest.mark.slow
+def test_data(tmp_path: Path) -> None:
+    run_page(DOCS / 'data.md', tmp_path)
+
+
+@pytest.mark.slow
+def test_own_dataset(tmp_path: Path) -> None:
+    """As a reader would, with fewer images and iterations."""
+    changes = {
+        'num_train=480, num_val=40': 'num_train=12, num_val=4',
+        '[:-80]': '[:-4]',
+        '[-80:]': '[-4:]',
+        'max_iters = 64, (128, 128), 600': 'max_iters = 64, (128, 128), 60',
+        'iter_600.pth': 'iter_60.pth',
+    }
+    run_page(DOCS / 'own_dataset.md', tmp_path, changes)
+    assert (tmp_path / 'work/scope/sheet.png').is_file()
+    assert len(list((tmp_path / 'work/inferred').iterdir())) == 1
