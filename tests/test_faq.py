@@ -13,10 +13,9 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / 'docs/faq.md').read_text()
 QUESTIONS = re.split(r'^### ', TEXT, flags=re.MULTILINE)[1:]
 TESTS = sorted(set(re.findall(r'<!-- (tests/\S+) -->', TEXT)))
-# answers that say what is not there, or lead to a page or tool
+# answers that say what is not there, or lead to a page
 WITHOUT_TEST = (
     'Where are weights for segmentation and detection?',
-    'Is my data set as it should be?',
     'Will it be better than Vim on my data?',
 )
 
