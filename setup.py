@@ -75,6 +75,7 @@ setup(
         ],
         'mamba': ['mamba-ssm'],
         'demo': ['scikit-image'],
+        'export': ['onnx', 'onnx-ir', 'onnxruntime', 'onnxscript'],
         'dev': [
             'codespell',
             'hypothesis',

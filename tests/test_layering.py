@@ -24,6 +24,7 @@ FLOOR = {
     'apis': 5,
     'exits': 5,
     'benchmark': 5,
+    'export': 5,
     'engine': 4,
     'visualization': 4,
     'evaluation': 4,

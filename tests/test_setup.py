@@ -39,7 +39,7 @@ def normalise(name: str) -> str:
 PINS = {normalise(r.name): r for r in read_requirements('constraints.txt')}
 REQUIREMENT_FILES = (
     *('build', 'torch', 'runtime', 'mm', 'dev'),
-    *('docs', 'release'),
+    *('docs', 'release', 'export'),
 )
 
 

@@ -239,7 +239,7 @@ def fine_places(layout: FineLayout) -> tuple[Tensor, Tensor]:
     if layout.dropped:
         others = order.shape[1] + torch.arange(
             layout.unselected.shape[1], device=order.device
-        ).expand(len(order), -1)
+        ).expand(order.shape[0], -1)
     covered = coarse_to_fine_index(layout.unselected, layout.coarse_width)
     cells = torch.cat([layout.fine_index, covered], dim=1)
     values = torch.cat([fine, others.repeat_interleave(4, dim=1)], dim=1)

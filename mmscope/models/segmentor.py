@@ -172,15 +172,15 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
             if logits.shape[2:] != truth.shape[1:]:
                 logits = F.interpolate(logits, truth.shape[1:])
             counts = truth >= 0
-            wrong = (self._labels(logits) != truth) & counts
+            wrong = (self.labels_of(logits) != truth) & counts
             return wrong, counts.unsqueeze(1)
 
         return self.in_context(
             decoder=decode, judge=None if truth is None else judge
         )
 
-    def _labels(self, logits: Tensor) -> Tensor:
-        """The class that is predicted for each pixel, (B, H, W)."""
+    def labels_of(self, logits: Tensor) -> Tensor:
+        """The class that logits (B, K, H, W) predict, (B, H, W)."""
         if logits.shape[1] > 1:
             return logits.argmax(dim=1)
         return (logits.sigmoid() > self.decode_head.threshold)[:, 0].long()
@@ -308,6 +308,23 @@ class MambaScopeSegmentor(EarlyExitMixin, EncoderDecoder):
         """Logits of the decode head, as ``mode='tensor'`` asks for them."""
         with self.showing(inputs, data_samples):
             return super()._forward(inputs, data_samples)
+
+    def decode_stage(
+        self, maps: Maps, size: tuple[int, int], coarse: bool
+    ) -> Tensor:
+        """Decode the maps of one pass, as an image that ends in it.
+
+        Args:
+            maps: Maps of the pass, (B, C, h, w) for each level.
+            size: Height and width of the canvas, H and W.
+            coarse: Whether it is the coarse pass.
+
+        Returns:
+            Logits, (B, K, H, W).
+        """
+        maps = self._coarse_maps(maps) if coarse else maps
+        # decode heads take a torch.Size for that of a window
+        return self._decode(maps, [dict(img_shape=torch.Size(size))])
 
     def _decode(self, maps: Maps, batch_img_metas: list[dict]) -> Tensor:
         return self.decode_head.predict(
