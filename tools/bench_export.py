@@ -1,0 +1,63 @@
+"""Images a second of exported graphs beside those of PyTorch, as ratios."""
+
+import argparse
+from pathlib import Path
+
+import mmengine
+import torch
+from mmengine.config import DictAction
+from rich.console import Console
+
+from mmscope.benchmark.timing import torch_threads
+from mmscope.engine.launch import load_config
+from mmscope.export.bench import bench_export, table_of
+from mmscope.export.build import model_to_export
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('out_dir', help='folder of tools/export.py')
+    parser.add_argument('config', help='config that was exported')
+    parser.add_argument('checkpoint', help='weights that were exported')
+    parser.add_argument(
+        '--batch-sizes', type=int, nargs='+', default=[1, 8], help='images'
+    )
+    parser.add_argument(
+        '--threads', type=int, default=1, help='threads of both'
+    )
+    parser.add_argument('--repeats', type=int, default=5, help='turns')
+    parser.add_argument('--out', help='json file to write')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings of the config that were changed, as key=value',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    folder = Path(args.out_dir)
+    folders = {'onnxruntime': folder}
+    if (folder / 'int8').is_dir():
+        folders['onnxruntime, int8'] = folder / 'int8'
+    try:
+        cfg = load_config(args.config, options=args.cfg_options)
+        with torch_threads(args.threads):
+            rows = bench_export(
+                folders,
+                lambda share: model_to_export(cfg, args.checkpoint, share),
+                args.batch_sizes,
+                args.threads,
+                args.repeats,
+            )
+    except (FileNotFoundError, RuntimeError, ValueError) as err:
+        raise SystemExit(f'bench_export: {err}') from None
+    Console(markup=False).print(table_of(rows))
+    if args.out:
+        mmengine.dump(rows, args.out, indent=2)
+
+
+if __name__ == '__main__':
+    main()
