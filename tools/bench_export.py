@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 import mmengine
-import torch
 from mmengine.config import DictAction
 from rich.console import Console
 

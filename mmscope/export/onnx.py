@@ -99,9 +99,9 @@ def export_onnx(
         image_size=list(size),
         mean=preprocessor.mean.flatten().tolist(),
         std=preprocessor.std.flatten().tolist(),
-        # mmseg's name, and mmpretrain's
+        # mmengine's name, by no public one, and mmpretrain's
         bgr_to_rgb=bool(
-            getattr(preprocessor, 'channel_conversion', False)
+            getattr(preprocessor, '_channel_conversion', False)
             or getattr(preprocessor, 'to_rgb', False)
         ),
         eta=float(settings.eta),
@@ -182,7 +182,7 @@ def _write(
     Returns:
         Names of the inputs that it reads.
     """
-    from .scan import OPSET, translations
+    from .translations import OPSET, translations
 
     graph.eval()
     graph(*inputs.values())  # names its outputs
@@ -222,6 +222,6 @@ def _write(
 
 
 def _opset() -> int:
-    from .scan import OPSET
+    from .translations import OPSET
 
     return OPSET

@@ -25,7 +25,7 @@ def make_classifier(**options: object) -> MambaScopeClassifier:
     backbone = dict(
         type='mmscope.MambaScopeBackbone',
         arch=ARCH,
-        img_size=(64, 96),
+        img_size=(96, 128),  # so that positions are resampled
         out_indices=(1,),
         out_type='cls_token',
         alpha=0.5,

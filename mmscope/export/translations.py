@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 import torch
+import torch.nn.functional as F
 from onnxscript import evaluator
 from onnxscript import opset18 as op
 
@@ -150,6 +151,27 @@ def stable_sort(x, stable=True, dim=-1, descending=False):
     return op.TopK(x, number, axis=dim, largest=descending, sorted=1)
 
 
+def resample(x, output_size, align_corners=False, *scales):
+    """Bicubic resampling as two products: runtimes have rules of their own.
+
+    It is linear in rows and in columns: torch says what it makes of each.
+    """
+    rows, columns = (
+        F.interpolate(
+            torch.eye(side)[None, None],
+            size=(number, side),
+            mode='bicubic',
+            align_corners=align_corners,
+        )[0, 0]
+        for side, number in zip(x.shape[2:], output_size, strict=True)
+    )
+    rows, columns = (
+        op.Constant(value=ir.tensor(one.contiguous().numpy()))
+        for one in (rows, columns.mT)
+    )
+    return op.MatMul(op.MatMul(rows, x), columns)
+
+
 def translations() -> dict[Callable, Callable]:
     """What to translate by hand: operators of torch, and of the scan."""
     from mmscope.ops.scan import torch as _registered  # noqa: F401
@@ -158,4 +180,5 @@ def translations() -> dict[Callable, Callable]:
         torch.ops.mmscope.torch_scan_forward.default: scan_forward,
         torch.ops.aten.softplus.default: softplus,
         torch.ops.aten.sort.stable: stable_sort,
+        torch.ops.aten.upsample_bicubic2d.vec: resample,
     }
