@@ -66,6 +66,7 @@ def mean_iou(samples: list) -> float:
     return metric.evaluate(len(samples))['mIoU']
 
 
+@pytest.mark.slow
 def test_tool_and_runner_give_the_metric_of_torch(
     config, checkpoint, tmp_path, run_tool, capsys
 ) -> None:

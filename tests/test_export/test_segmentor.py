@@ -21,7 +21,7 @@ from mmscope.export import OnnxScope  # noqa: E402
 from mmscope.export.graphs import CoarseGraph, FineGraph  # noqa: E402
 from mmscope.ops import use_backend  # noqa: E402
 
-# each exports graphs of its own; test_demo.py is the fast one
+# each exports graphs of its own
 pytestmark = pytest.mark.slow
 
 # by what its head says, decoded apart; and by pixels, with padding
