@@ -17,6 +17,7 @@ from mmscope.utils.checkpoint import (
     check_weights,
     read_state_dict,
 )
+from mmscope.utils.config import type_name
 from mmscope.utils.download import local_file
 from mmscope.utils.installed import config_path
 from mmscope.utils.structures import unwrap
@@ -105,9 +106,15 @@ def build_runner(
             the dataset has no samples.
         CheckpointError: the checkpoint is truncated, none, or, to be tested
             or resumed from, of another model.
-        ValueError: the config lacks what a split needs, or an annotation
-            file cannot be read.
+        ValueError: the config lacks what a split needs, or has a strategy,
+            or an annotation file cannot be read.
     """
+    if cfg.get('strategy'):
+        raise ValueError(
+            f"strategy={type_name(cfg.strategy)} is for mmengine's "
+            'FlexibleRunner, and the tools run its Runner, which would train '
+            'without it; take strategy out of the config'
+        )
     if checkpoint is not None:
         cfg.load_from, cfg.resume = str(local_file(checkpoint)), False
     for split in ('train', 'val', 'test'):

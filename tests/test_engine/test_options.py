@@ -155,6 +155,11 @@ def test_a_dict_alone_is_an_evaluator(tiny_config, tmp_path) -> None:
             'has no train_dataloader',
         ),
         (
+            lambda cfg: build_runner(cfg, 'none', ('train',)),
+            {'strategy.type': 'FSDPStrategy'},
+            'strategy=FSDPStrategy is for .*FlexibleRunner.*take strategy out',
+        ),
+        (
             lambda cfg: require_exits(cfg, 'this'),
             {'model.backbone.exit_head': None},
             'this needs a model with early exits.*is MambaScopeBackbone',
