@@ -82,4 +82,4 @@ def test_own_dataset(tmp_path: Path) -> None:
     }
     run_page(DOCS / 'own_dataset.md', tmp_path, changes)
     assert (tmp_path / 'work/scope/sheet.png').is_file()
-    assert len(list((tmp_path / 'work/inferred').iterdir())) == 1
+    assert (tmp_path / 'work/inferred/val_000001.jpg.png').is_file()
