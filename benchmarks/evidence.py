@@ -132,13 +132,15 @@ def answers_of(
     """Answers to a runner's test images with every share of their cells."""
     model = runner.model
     with refining_as(model, method):
-        return collect_elastic(
+        answers = collect_elastic(
             model,
             runner.test_loop.dataloader,
             metric,
             AnswerCache(cache, ElasticImage),
             backbone_cost(model),
         )
+    # each is looked at many times, and comes from a file of its own
+    return ElasticAnswers([*answers.images])
 
 
 def curves_of_run(folder: Path, method: str) -> dict[str, list[Record]]:
