@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmscope.functional import take_tokens
+from mmscope.functional import split_cls, take_tokens
 from mmscope.functional.pruning import find_gaps
 from mmscope.models import DynamicTokens, TokenMerging, VisionMambaBackbone
 from mmscope.models.layers import BiMambaMixer, ScoreMetric
@@ -18,6 +18,12 @@ PRUNING = dict(type='mmscope.HiddenAlignPruning', ratio=0.6, blocks=(1, 3))
 HOLD = dict(PRUNING, alignment='hold')
 WAYS = pytest.mark.parametrize(
     'reduction', [MERGING, PRUNING, HOLD], ids=['merge', 'decay', 'hold']
+)
+MASK = dict(PRUNING, alignment='mask')
+ANY_WAY = pytest.mark.parametrize(
+    'reduction',
+    [MERGING, PRUNING, HOLD, MASK],
+    ids=['merge', 'decay', 'hold', 'mask'],
 )
 # 5 x 3 cells, an odd number
 SIZE = (80, 48)
@@ -113,7 +119,7 @@ def test_pruned_cells_keep_what_they_had_when_they_were_pruned():
         assert torch.equal(later.slots < 0, lost)
 
 
-@WAYS
+@ANY_WAY
 def test_an_image_does_not_depend_on_its_batch_mates(reduction):
     net, x = make(reduction), images(4)
     x[1:, :, 32:] = 0  # padding in others
@@ -126,7 +132,7 @@ def test_an_image_does_not_depend_on_its_batch_mates(reduction):
         )
 
 
-@WAYS
+@ANY_WAY
 def test_padding_is_neither_merged_with_the_image_nor_kept_before_it(
     reduction,
 ):
@@ -141,6 +147,23 @@ def test_padding_is_neither_merged_with_the_image_nor_kept_before_it(
         if (slots[shown] < 0).any():
             # no padding is kept while a cell of the image is not
             assert (slots[~shown] < 0).all()
+
+
+def test_masked_tokens_are_zero_to_the_end_and_their_cells_keep_theirs():
+    records = seen(make(MASK), images())
+    for block, kept in {1: 8, 3: 4}.items():
+        assert (records[block].slots >= 0).sum(dim=1).tolist() == [kept] * 3
+    lost = records[1].slots < 0
+    for later in records[1:]:
+        others, _ = later.split(later.stream)
+        assert later.x.shape[1] == 16
+        assert (others[lost] == 0).all()
+        own, _ = split_cls(later.cells())
+        assert torch.equal(own[lost], records[1].left[lost])
+    # the first pruning chooses what the other readings choose
+    for alignment in (PRUNING, HOLD):
+        (other,) = seen(make(alignment), images())[1:2]
+        assert torch.equal(other.slots < 0, lost)
 
 
 def test_sequences_are_collected_inside_the_block_alone():
@@ -208,7 +231,7 @@ def test_scores_and_gradients_see_the_same_sequence_over_gaps():
     assert importance.shape == (2, 6) and (importance >= 0).all()
 
 
-@WAYS
+@ANY_WAY
 def test_gradients_reach_every_parameter(reduction):
     net = make(reduction, drop_path_rate=0.5).train()
     sum(level.square().mean() for level in net(images())).backward()
@@ -216,7 +239,7 @@ def test_gradients_reach_every_parameter(reduction):
     assert not without
 
 
-@WAYS
+@ANY_WAY
 def test_any_size(reduction):
     net = make(reduction, out_indices=(5,))
     with torch.no_grad():
@@ -233,7 +256,7 @@ def test_any_size(reduction):
         (dict(MERGING, blocks=(0, 2)), r'blocks .* got \(0, 2\)'),
         (dict(MERGING, window=1), 'window .* got 1'),
         (dict(PRUNING, ratio=0), r'ratio must be in \(0, 1\], got 0'),
-        (dict(PRUNING, alignment='mask'), "alignment .* got 'mask'"),
+        (dict(PRUNING, alignment='zero'), "alignment .* got 'zero'"),
     ],
 )
 def test_options_out_of_range_are_named(config, error):

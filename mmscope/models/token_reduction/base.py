@@ -69,10 +69,7 @@ class Reduced(NamedTuple):
             kept: Tokens to keep, counted without CLS, ascending, (B, K).
         """
         others, cls = self.split(self.stream)
-        left = take_tokens(others, self.slots.clamp(min=0))
-        if self.left is not None:
-            lost = (self.slots < 0).unsqueeze(-1)
-            left = torch.where(lost, self.left, left)
+        left = self._of_cells(others)
         others, at = take_tokens(others, kept), kept.shape[1] // 2
         valid = self.valid
         return self._replace(
@@ -86,14 +83,38 @@ class Reduced(NamedTuple):
             left=left,
         )
 
+    def mask(self, kept: Tensor) -> Reduced:
+        """Zero all tokens but some, in a sequence of a token for every cell.
+
+        Args:
+            kept: Tokens to keep, counted without CLS, ascending, (B, K).
+        """
+        others, cls = self.split(self.stream)
+        here = torch.zeros_like(self.slots, dtype=torch.bool)
+        here = here.scatter(1, kept, True)
+        zeroed = others * here.unsqueeze(-1)
+        at = self.cls
+        return self._replace(
+            x=torch.cat([zeroed[:, :at], cls, zeroed[:, at:]], dim=1),
+            update=None,
+            mixed=None,
+            slots=self.slots.masked_fill(~here, -1),
+            sizes=self.sizes * here,
+            left=self._of_cells(others),
+        )
+
     def cells(self) -> Tensor:
         """What every cell has, with CLS in the middle, (B, N + 1, C)."""
         tokens, cls = self.split(self.stream)
+        return insert_cls(self._of_cells(tokens), cls)
+
+    def _of_cells(self, tokens: Tensor) -> Tensor:
+        """What every cell has of tokens (B, L - 1, C), (B, N, C)."""
         cells = take_tokens(tokens, self.slots.clamp(min=0))
-        if self.left is not None:
-            lost = (self.slots < 0).unsqueeze(-1)
-            cells = torch.where(lost, self.left, cells)
-        return insert_cls(cells, cls)
+        if self.left is None:
+            return cells
+        lost = (self.slots < 0).unsqueeze(-1)
+        return torch.where(lost, self.left, cells)
 
 
 # lists that collect the sequences of the passes in a block of code

@@ -19,7 +19,7 @@ from mmscope.registry import MODELS
 from ..layers import ScoreMetric
 from .base import Reduced, TokenReduction
 
-ALIGNMENTS = ('decay', 'hold')
+ALIGNMENTS = ('decay', 'hold', 'mask')
 
 
 @MODELS.register_module()
@@ -38,7 +38,9 @@ class HiddenAlignPruning(TokenReduction):
         blocks: Blocks, counted from 0, that tokens are pruned behind: for
             Vim-S (4, 9, 14), for T (9, 19).
         alignment: 'decay': states decay over pruned tokens by the step size
-            that a token without content has; 'hold': they do not.
+            that a token without content has; 'hold': they do not; 'mask':
+            pruned tokens stay in the sequence as zeros, which saves nothing
+            and is there to compare with.
 
     Raises:
         ValueError: ``ratio`` is out of range, or ``alignment`` unknown.
@@ -73,6 +75,8 @@ class HiddenAlignPruning(TokenReduction):
         if score is None:
             return tokens
         scores, _ = tokens.split(score.unsqueeze(-1))
+        if self.alignment == 'mask':
+            return self._mask(index, tokens, scores.squeeze(-1))
         num = num_kept(self.ratio, scores.shape[1])
         kept, _ = select_tokens(scores.squeeze(-1), num, tokens.valid)
         tokens = tokens.keep(kept)
@@ -82,6 +86,24 @@ class HiddenAlignPruning(TokenReduction):
         return tokens._replace(
             gaps=find_gaps(places, tokens.slots.shape[1] + 1)
         )
+
+    def _mask(self, index: int, tokens: Reduced, scores: Tensor) -> Reduced:
+        """Prune tokens, and leave zeros where they were.
+
+        Args:
+            index: Number of the block.
+            tokens: The sequence, which has a token for every cell.
+            scores: Scores of its tokens, (B, N).
+        """
+        num = scores.shape[1]
+        for block in sorted(self.blocks):
+            if block <= index:
+                num = num_kept(self.ratio, num)
+        if tokens.valid is not None:
+            # behind the image, which scores 0 or more, ahead of the pruned
+            scores = scores.masked_fill(~tokens.valid, -1)
+        kept, _ = select_tokens(scores, num, tokens.slots >= 0)
+        return tokens.mask(kept)
 
 
 def _places(slots: Tensor, num: int) -> Tensor:
