@@ -17,6 +17,8 @@ from mmscope.registry import HOOKS
 
 BACKEND = 'mmscope_whole'
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# iterations from one question of several processes to the next
+ASK_EVERY = 10
 
 
 @register_backend(BACKEND)
@@ -152,7 +154,13 @@ class StopHook(Hook):
     The iteration is finished, a checkpoint written, and the process exits
     with 128 and the signal's number, as shells expect it. A loop over epochs
     can only go on from the end of one: there, the last checkpoint is that of
-    the CheckpointHook. A second signal ends the process at once.
+    the CheckpointHook. A second signal ends the process at once. Several
+    processes look for signals every tenth iteration, since asking each other
+    makes GPUs wait.
+
+    Processes that a training forks, such as those of pools and data loaders,
+    have none of this: SIGTERM ends them, and SIGINT, which a terminal sends
+    to all, is left to the training, which ends them itself.
     """
 
     # after the CheckpointHook, which may have saved this iteration
@@ -161,10 +169,11 @@ class StopHook(Hook):
     def __init__(self) -> None:
         self._signal: int | None = None
         self._before: dict[int, object] = {}
+        self._process = os.getpid()
 
     def before_train(self, runner: Runner) -> None:
         """Listen to signals; only a main thread can."""
-        self._signal = None
+        self._signal, self._process = None, os.getpid()
         with suppress(ValueError):
             for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._note)
@@ -189,8 +198,11 @@ class StopHook(Hook):
         Raises:
             SystemExit: one has.
         """
+        iterations = runner.iter + 1
+        if get_world_size() > 1 and iterations % ASK_EVERY:
+            return
         if self._all_stop():
-            self._stop(runner, runner.iter + 1)
+            self._stop(runner, iterations)
 
     def after_val_iter(
         self,
@@ -208,8 +220,12 @@ class StopHook(Hook):
             self._stop(runner, runner.iter)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
-        self._restore()
+        if os.getpid() == self._process:
+            self._signal = number
+            self._restore()
+        elif number == signal.SIGTERM:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def _all_stop(self) -> bool:
         """Whether a signal came to any process, as all must stop at once."""

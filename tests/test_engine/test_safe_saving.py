@@ -1,5 +1,6 @@
 """Full disks and signals cost no checkpoint."""
 
+import multiprocessing
 import os
 import resource
 import signal
@@ -13,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from run_hooks import Before, Recorder
 
-from mmscope.engine.safe_saving import WholeFileBackend
+from mmscope.engine.safe_saving import StopHook, WholeFileBackend
 
 ONE_KEPT = """
 default_hooks['checkpoint'] = dict(
@@ -150,3 +151,27 @@ def test_an_empty_last_checkpoint_is_named(
     (tmp_path / 'last_checkpoint').write_text('')
     with pytest.raises(FileNotFoundError, match='names nothing, and there is'):
         train(tiny_config(), tmp_path, resume='auto')
+
+
+@pytest.fixture
+def listening() -> Iterator[StopHook]:
+    hook = StopHook()
+    hook.before_train(None)
+    yield hook
+    hook.after_train(None)
+
+
+def test_pools_that_a_training_forks_can_be_ended(listening) -> None:
+    """As VOCMetric's: a worker that outlives SIGTERM is waited for forever."""
+    pool = multiprocessing.get_context('fork').Pool(1)
+    pool.apply(os.getpid)
+    (worker,) = pool._pool
+    pool.terminate()
+    assert worker.exitcode == -signal.SIGTERM
+
+
+def test_ctrl_c_is_left_to_the_training(listening) -> None:
+    with multiprocessing.get_context('fork').Pool(1) as pool:
+        (worker,) = pool._pool
+        os.kill(worker.pid, signal.SIGINT)
+        assert pool.apply(os.getpid) == worker.pid
