@@ -9,13 +9,11 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.export import Dim
 
-from mmscope.models.cell_scores import OracleCells, RandomCells
 from mmscope.models.early_exit import EarlyExitMixin
-from mmscope.models.exit_policies import ForcedExit, OracleExit, RandomExit
-from mmscope.models.mambascope import MambaScopeBackbone
 from mmscope.ops import use_backend
 from mmscope.version import __version__
 
+from .checks import check_exportable
 from .graphs import (
     CoarseGraph,
     DecodeGraph,
@@ -25,10 +23,7 @@ from .graphs import (
     state_of,
 )
 from .optional import require_packages
-from .record import ExportRecord
-
-# they look at files, at the ground truth, or at nothing
-NOT_SERVED = (ForcedExit, OracleExit, RandomExit, OracleCells, RandomCells)
+from .record import OPSET, ExportRecord
 
 
 def export_onnx(
@@ -58,41 +53,13 @@ def export_onnx(
     """
     require_packages('export', 'onnx', 'onnxscript')
     check_exportable(model)
-    folder, backbone = Path(folder), model.backbone
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = backbone.exit_settings
-    images = torch.rand(2, 3, *size)
     with torch.no_grad(), use_backend('torch'):
-        names, example = _coarse_state(model, size, images)
-        state = [example[name] for name in names]
-        decode_reads: list[str] = []
-        if model.predicts_pixels and not settings.decodes:
-            decode_reads = [name for name in names if name[:3] == 'map']
-            maps = [example[name] for name in decode_reads]
-            _write(
-                DecodeGraph(model, size, ()),
-                dict(zip(decode_reads, maps, strict=True)),
-                folder / 'decode.onnx',
-            )
-        share = settings.shares[-1]
-        fine_reads = _write(
-            FineGraph(model, size, names, share),
-            dict(
-                image=images,
-                scores=example['scores'],
-                **dict(zip(names, state, strict=True)),
-            ),
-            folder / 'fine.onnx',
-        )
-        fine_reads.remove('image')
-        read = {*fine_reads, *decode_reads}
-        _write(
-            CoarseGraph(model, size, tuple(n for n in names if n in read)),
-            dict(image=images),
-            folder / 'coarse.onnx',
-        )
+        decode_reads, fine_reads = _write_graphs(model, folder, size)
     preprocessor = model.data_preprocessor
-    judge = settings.policy or backbone.exit_head
+    settings = model.backbone.exit_settings
+    judge = settings.policy or model.backbone.exit_head
     record = ExportRecord(
         task='segmentation' if model.predicts_pixels else 'classification',
         classes=list(classes),
@@ -106,67 +73,55 @@ def export_onnx(
         ),
         eta=float(settings.eta),
         exit_score=type(judge).__name__,
-        share=float(share),
+        share=float(settings.shares[-1]),
         fine_reads=fine_reads,
         decode_reads=decode_reads,
-        opset=_opset(),
+        opset=OPSET,
         mmscope=__version__,
     )
     record.save(folder)
     return record
 
 
-def check_exportable(model: nn.Module) -> None:
-    """Refuse what has no such graphs.
+def _write_graphs(
+    model: EarlyExitMixin, folder: Path, size: Size
+) -> tuple[list[str], list[str]]:
+    """Write all graphs of a model, those first that say what they read.
 
-    Raises:
-        ValueError: it is no such model, trains, refines as much as an image
-            needs, or decides by what no server knows.
+    Args:
+        model: The model.
+        folder: Folder to write to.
+        size: Height and width of the images.
+
+    Returns:
+        Outputs of the coarse graph that the graphs of exited and of refined
+        images read.
     """
-    name = type(model).__name__
-    net = getattr(model, 'backbone', None)
-    if not isinstance(net, MambaScopeBackbone) or not (
-        isinstance(model, EarlyExitMixin)
-        and (model.predicts_pixels or model.reads == 'cls_token')
-    ):
-        raise ValueError(
-            'only a MambaScopeSegmentor or MambaScopeClassifier is exported, '
-            f'got {name}'
-        )
-    if model.training:
-        raise ValueError(f'{name} is in training mode; call eval() first')
-    settings = net.exit_settings
-    if settings.tau is not None:
-        raise ValueError(
-            f'tau={settings.tau} refines as many cells as an image needs, and '
-            'the fine graph has a fixed share: build the model with tau=None'
-        )
-    if not settings.shares[-1] > 0:
-        raise ValueError('alpha=0 never refines: there is no fine graph')
-    for part in (settings.policy, settings.cell_score):
-        if isinstance(part, NOT_SERVED):
-            raise ValueError(
-                f'{type(part).__name__} is for experiments and cannot be '
-                'served; choose another exit_policy or cell_score'
-            )
-    backends = {layer.mixer.backend for layer in net.layers}
-    if backends - {None, 'torch'}:
-        raise ValueError(
-            f'scan backends {sorted(map(str, backends))} cannot be exported: '
-            "build the model with scan_backend='auto'"
-        )
+    images = torch.rand(2, 3, *size)
+    state, scores = _coarse_state(model, size, images)
+    settings = model.backbone.exit_settings
+    maps = {}
+    if model.predicts_pixels and not settings.decodes:
+        maps = {name: x for name, x in state.items() if name[:3] == 'map'}
+        _write(DecodeGraph(model, size, ()), maps, folder / 'decode.onnx')
+    fine = FineGraph(model, size, tuple(state), settings.shares[-1])
+    inputs = dict(image=images, scores=scores, **state)
+    fine_reads = _write(fine, inputs, folder / 'fine.onnx')
+    fine_reads.remove('image')
+    read = tuple(name for name in state if name in {*fine_reads, *maps})
+    coarse = CoarseGraph(model, size, read)
+    _write(coarse, dict(image=images), folder / 'coarse.onnx')
+    return list(maps), fine_reads
 
 
 def _coarse_state(
     model: nn.Module, size: Size, images: Tensor
-) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-    """Names of a coarse stage's parts, and an example of them and scores."""
-    graph = CoarseGraph(model, size, ())
-    padded, content = graph.pad(images)
+) -> tuple[dict[str, Tensor], Tensor]:
+    """An example of what a coarse stage hands on, and its cells' scores."""
+    padded, content = ScopeGraph(model, size, ()).pad(images)
     with model.in_context(content=content), model.deciding(padded):
         result = model.backbone.coarse(padded, eta=1.0)
-    state = state_of(result.coarse)
-    return tuple(state), dict(state, scores=result.refinement.scores)
+    return state_of(result.coarse), result.refinement.scores
 
 
 def _write(
@@ -182,7 +137,7 @@ def _write(
     Returns:
         Names of the inputs that it reads.
     """
-    from .translations import OPSET, translations
+    from .translations import translations
 
     graph.eval()
     graph(*inputs.values())  # names its outputs
@@ -219,9 +174,3 @@ def _write(
         logging.INFO,
     )
     return [value.name for value in model.graph.inputs]
-
-
-def _opset() -> int:
-    from .translations import OPSET
-
-    return OPSET

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FILE = 'export.json'
+# version of ONNX's operators that graphs are written in
+OPSET = 18
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ import torch.nn.functional as F
 from onnxscript import evaluator
 from onnxscript import opset18 as op
 
-OPSET = 18
-
 
 def _body(A: ir.Value) -> ir.Graph:
     """One token of the scan: six nodes, whose tensors stay in the cache.
