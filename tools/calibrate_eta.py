@@ -1,9 +1,9 @@
 """Find the threshold eta that meets a budget, or the pair of eta and tau.
 
 It is fitted on calibration_dataloader where the config has one, and else on
-training images, and then run on the validation set. Several processes
-(torchrun, --launcher pytorch) share the images. Images that the model
+training images, and then run on the validation set. Images that the model
 was trained on make it surer than it will be: leave some out if you can.
+Several processes (torchrun, --launcher pytorch) share the images.
 """
 
 import argparse

@@ -107,7 +107,6 @@ class MambaScopeBackbone(
         num_registers: Number of learned tokens spread through both sequences.
         cuda_graphs: Whether blocks are replayed as CUDA graphs in inference,
             for sizes that come again: on fast GPUs several times as fast.
-
         pos_embed_fit: How position embeddings are fitted to other sizes:
             'resample' stretches them, 'extend' leaves each where it is.
 

@@ -7,13 +7,12 @@ from torch import Tensor
 from mmscope.models import VisionMambaBackbone
 from mmscope.models.layers import BiMambaMixer, at_least_float32
 from mmscope.models.token_reduction import collect_sequences
-from mmscope.models.token_reduction.dynamic import (
-    DynamicRecord,
-    DynamicTokens,
-    _mix_by_direction,
-    arranged_order,
+from mmscope.models.token_reduction.arranged import arranged_order
+from mmscope.models.token_reduction.directions import (
     gumbel_sigmoid,
+    mix_by_direction,
 )
+from mmscope.models.token_reduction.dynamic import DynamicRecord, DynamicTokens
 from mmscope.ops import bidirectional_conv, bidirectional_scan
 from mmscope.utils.flops import model_flops
 
@@ -125,7 +124,7 @@ def test_each_direction_runs_on_the_images_that_need_it():
         )
         y = (y * runs.T[:, :, None, None]).mean(0)
         expected = mixer.out_proj(y * torch.nn.functional.silu(gate))
-        found = _mix_by_direction(mixer, projected, runs)
+        found = mix_by_direction(mixer, projected, runs)
     torch.testing.assert_close(found, expected)
     assert not found[3].any()
 

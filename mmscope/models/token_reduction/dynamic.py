@@ -12,17 +12,14 @@ from torch import Tensor, nn
 
 from mmscope.functional import insert_cls, take_tokens
 from mmscope.functional.routing import select_tokens
-from mmscope.ops import (
-    bidirectional_conv,
-    bidirectional_scan,
-    directional_scan,
-)
 from mmscope.registry import MODELS
 
-from ..layers import BiMambaMixer, ScoreMetric, VimBlock, at_least_float32
+from ..layers import ScoreMetric, VimBlock
+from .arranged import Arranged, arrange_first, arranged_order
 from .base import Reduced, TokenReduction, collect
+from .directions import gumbel_sigmoid, mix_by_direction, mix_masked
 
-GATE_BIAS, TEMPERATURE = 5.0, 2.0
+GATE_BIAS = 5.0
 
 
 class DynamicRecord(NamedTuple):
@@ -39,34 +36,6 @@ class DynamicRecord(NamedTuple):
     gates: Tensor
     cells: Tensor
     policy: Tensor
-
-
-class Arranged(NamedTuple):
-    """A sequence in training: kept tokens first, then those dropped.
-
-    Attributes:
-        x: Residual stream, (B, N + 1, C).
-        update: What the last block adds to it, or None.
-        order: Cell of each token, N for CLS, (B, N + 1).
-        mask: 1 for tokens that are kept and CLS, with gradients, (B, N + 1).
-    """
-
-    x: Tensor
-    update: Tensor | None
-    order: Tensor
-    mask: Tensor
-
-    def in_place(self) -> Tensor:
-        """The stream by cell, with CLS last, (B, N + 1, C)."""
-        stream = self.x
-        if self.update is not None:
-            stream = stream + self.update.to(stream.dtype)
-        return take_tokens(stream, self.order.argsort(dim=1))
-
-    def cls(self, tokens: Tensor) -> Tensor:
-        """Class tokens of a sequence (B, N + 1, C), (B, 1, C)."""
-        place = self.order.argmax(dim=1, keepdim=True)
-        return take_tokens(tokens, place)
 
 
 class TokenPredictor(nn.Module):
@@ -210,7 +179,7 @@ class DynamicTokens(TokenReduction):
         runs = self.gates[index](cls) > 0
         if runs.all():
             return x, layer.mixer.mix_projected(projected)[0], None
-        return x, _mix_by_direction(layer.mixer, projected, runs), None
+        return x, mix_by_direction(layer.mixer, projected, runs), None
 
     def run(
         self,
@@ -223,7 +192,7 @@ class DynamicTokens(TokenReduction):
         if not self.training:
             return super().run(layers, x, valid, out_indices)
         total = x.shape[1] - 1
-        tokens, policy = _arrange_first(x), x.new_ones(len(x), total)
+        tokens, policy = arrange_first(x), x.new_ones(len(x), total)
         kept, gates, levels = [], [], []
         for index, layer in enumerate(layers):
             if index in self.blocks:
@@ -278,27 +247,12 @@ class DynamicTokens(TokenReduction):
         self, index: int, layer: VimBlock, tokens: Arranged
     ) -> tuple[Arranged, Tensor]:
         """Run a block in training: dropped tokens are zero and stay so."""
-        mixer, mask = layer.mixer, tokens.mask.unsqueeze(-1)
         normed, x = layer.norm(tokens.x, tokens.update)
-        projected = mixer.in_proj(normed)
+        projected = layer.mixer.in_proj(normed)
         logits = self.gates[index](tokens.cls(projected).squeeze(1))
         runs = gumbel_sigmoid(logits)
-        inner, gate = projected.chunk(2, dim=-1)
-        u = bidirectional_conv(
-            inner * mask, mixer.conv_weight, mixer.conv_bias, mixer.backend
-        )
-        u = u * mask
-        y = bidirectional_scan(
-            u,
-            *_scan_arguments(mixer, u),
-            mixer.D,
-            delta_bias=mixer.dt_bias,
-            merge=False,
-            backend=mixer.backend,
-        )
-        y = (y * runs.T[:, :, None, None]).mean(dim=0) * F.silu(gate)
-        update = layer.drop_path(mixer.out_proj(y.to(gate.dtype)) * mask)
-        return tokens._replace(x=x, update=update), runs
+        mixed = mix_masked(layer.mixer, projected, tokens.mask, runs)
+        return tokens._replace(x=x, update=layer.drop_path(mixed)), runs
 
     def loss(self, record: DynamicRecord) -> dict[str, Tensor]:
         """How far tokens and directions are from their shares.
@@ -318,85 +272,3 @@ class DynamicTokens(TokenReduction):
             off = (record.kept - wanted.unsqueeze(1)).square()
             losses['loss_tokens'] = self.token_weight * off.mean()
         return losses
-
-
-def gumbel_sigmoid(logits: Tensor) -> Tensor:
-    """Draw 0 or 1, with the gradients of the odds ("straight through")."""
-    # the difference of two Gumbel variables is the logit of a uniform one
-    noise = torch.rand_like(logits).logit(eps=1e-6)
-    soft = ((logits + noise) / TEMPERATURE).sigmoid()
-    return (soft > 0.5).to(soft) + soft - soft.detach()
-
-
-def arranged_order(kept: Tensor) -> Tensor:
-    """Cells in the order of the sequence: kept ones, CLS in their middle.
-
-    Args:
-        kept: Whether a cell is kept, (B, N).
-
-    Returns:
-        Cell of each place, N for CLS, dropped ones last, (B, N + 1).
-    """
-    batch, total = kept.shape
-    rank = kept.cumsum(dim=1)
-    half = rank[:, -1:] // 2
-    # CLS follows the first half; twice the rank leaves room for it
-    keys = torch.where(kept, 2 * rank, 2 * total + 2)
-    keys = torch.cat([keys, 2 * half + 1], dim=1)
-    return keys.argsort(dim=1, stable=True)
-
-
-def _arrange_first(x: Tensor) -> Arranged:
-    """A sequence that nothing is dropped from yet."""
-    total = x.shape[1] - 1
-    everything = torch.ones(1, total, dtype=torch.bool, device=x.device)
-    order = arranged_order(everything).expand(len(x), -1)
-    return Arranged(x, None, order, x.new_ones(x.shape[:2]))
-
-
-def _scan_arguments(
-    mixer: BiMambaMixer, u: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """delta, A, B and C of a scan."""
-    delta, B, C = mixer.scan_inputs(u)
-    return delta, at_least_float32(mixer.A_log).exp().neg(), B, C
-
-
-def _mix_by_direction(
-    mixer: BiMambaMixer, projected: Tensor, runs: Tensor
-) -> Tensor:
-    """Run each direction over the images that need it alone.
-
-    Args:
-        mixer: The mixer.
-        projected: Input and gate of its scans, (B, L, 2 * D).
-        runs: Which directions an image needs, (B, 2) bool.
-
-    Returns:
-        Mixed tokens, (B, L, C).
-    """
-    inner, gate = projected.chunk(2, dim=-1)
-    y = torch.zeros_like(inner)
-    for direction in (0, 1):
-        rows = runs[:, direction].nonzero().squeeze(1)
-        if not len(rows):
-            continue
-        u = bidirectional_conv(
-            inner[rows], mixer.conv_weight, mixer.conv_bias, mixer.backend
-        )[direction]
-        low, B, C = F.linear(u, mixer.x_proj[direction]).split(
-            [mixer.dt_rank, mixer.d_state, mixer.d_state], dim=-1
-        )
-        out = directional_scan(
-            u,
-            F.linear(low, mixer.dt_proj[direction]),
-            at_least_float32(mixer.A_log[direction]).exp().neg(),
-            B,
-            C,
-            mixer.D[direction],
-            mixer.dt_bias[direction],
-            reverse=direction == 1,
-            backend=mixer.backend,
-        )
-        y = y.index_add(0, rows, out)
-    return mixer.out_proj(y / 2 * F.silu(gate))
