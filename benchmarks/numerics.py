@@ -13,16 +13,15 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
-from mmengine.registry import init_default_scope
-from mmengine.runner import load_checkpoint
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor, nn
 
+from mmscope.benchmark.build import build_model
 from mmscope.engine.launch import load_config
 from mmscope.models import exit_settings
-from mmscope.registry import MODELS
+from mmscope.utils.checkpoint import load_weights
 
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
 KINDS = 'own', 'stream'
@@ -117,12 +116,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args.config)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model).eval()
+    model = build_model(load_config(args.config))
     if args.checkpoint:
-        load_checkpoint(model, args.checkpoint, 'cpu')
+        load_weights(model, args.checkpoint, args.config)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     model.to(device)
     images = torch.randn(2, 3, *args.size, device=device)

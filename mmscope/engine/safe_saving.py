@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -169,21 +170,17 @@ class StopHook(Hook):
     def __init__(self) -> None:
         self._signal: int | None = None
         self._before: dict[int, object] = {}
-        self._process = os.getpid()
 
     def before_train(self, runner: Runner) -> None:
         """Listen to signals; only a main thread can."""
-        self._signal, self._process = None, os.getpid()
+        self._signal = None
         with suppress(ValueError):
             for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._note)
-
-    def after_train(self, runner: Runner) -> None:
-        """Leave signals to whoever had them before."""
-        self._restore()
+            _LISTENING.add(self)
 
     def after_run(self, runner: Runner) -> None:
-        """Likewise."""
+        """Leave signals to whoever had them before."""
         self._restore()
 
     def after_train_iter(
@@ -220,12 +217,8 @@ class StopHook(Hook):
             self._stop(runner, runner.iter)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() == self._process:
-            self._signal = number
-            self._restore()
-        elif number == signal.SIGTERM:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        self._signal = number
+        self._restore()
 
     def _all_stop(self) -> bool:
         """Whether a signal came to any process, as all must stop at once."""
@@ -236,6 +229,7 @@ class StopHook(Hook):
         return self._signal is not None
 
     def _restore(self) -> None:
+        _LISTENING.discard(self)
         while self._before:
             signal.signal(*self._before.popitem())
 
@@ -257,3 +251,40 @@ class StopHook(Hook):
                 else 'no checkpoint had been written',
             )
         raise SystemExit(128 + self._signal)
+
+
+# A process that is forked has the handlers of its parent, and Python forgets
+# the signals that come before it has found its feet. So signals wait at a
+# fork until the child has handlers of its own.
+_LISTENING: set[StopHook] = set()
+_FORK = threading.local()
+
+
+def _hold_signals() -> None:
+    """Let signals wait, in the thread that is about to fork."""
+    _FORK.mask = None
+    if _LISTENING:
+        _FORK.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _release_signals() -> None:
+    """Let them come, in the parent."""
+    if _FORK.mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _FORK.mask)
+
+
+def _release_in_child() -> None:
+    """Let them come in the child: SIGTERM ends it, SIGINT does not."""
+    if _FORK.mask is not None:
+        _LISTENING.clear()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _release_signals()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(
+        before=_hold_signals,
+        after_in_parent=_release_signals,
+        after_in_child=_release_in_child,
+    )

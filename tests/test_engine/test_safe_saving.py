@@ -159,7 +159,7 @@ def listening() -> Iterator[StopHook]:
     hook = StopHook()
     hook.before_train(None)
     yield hook
-    hook.after_train(None)
+    hook.after_run(None)
 
 
 def test_processes_that_a_training_forks_can_be_ended(listening) -> None:
