@@ -1,7 +1,7 @@
 """What the values in COCO's json files must be."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Real
 from pathlib import Path
 
@@ -43,40 +43,48 @@ def check_entries(path: Path, name: str, entries: object) -> list[dict]:
                     'remove it, or write it as a dict',
                 )
             )
-        for key, (allowed, rule) in RULES.items():
-            value = one.get(key)
-            if value not in ([], None) and not allowed(value):
+        _check_values(where, one)
+        if one.get('id') not in ([], None):
+            _check_id(where, one['id'], places)
+            first = places.setdefault(one['id'], index)
+            if first != index:
                 raise ValueError(
                     Problem(
-                        f'{where} (id {_short(one.get("id"))}) has '
-                        f'{key}={_short(value)}',
-                        f'{key} must be {rule}',
-                        'correct it, or remove the entry',
+                        f'{where} has the id {one["id"]!r} of {name}[{first}]',
+                        'each needs an id of its own, as the last one would '
+                        'replace the others',
+                        'number them anew',
                     )
                 )
-        if one.get('id') in ([], None):
-            continue
-        kind = type(next(iter(places), one['id']))
-        if not isinstance(one['id'], kind):
-            raise ValueError(
-                Problem(
-                    f'{where} has the id {one["id"]!r}, others have '
-                    f'{kind.__name__}',
-                    'ids are all whole numbers or all strings, to be sorted',
-                    'number them anew',
-                )
-            )
-        first = places.setdefault(one['id'], index)
-        if first != index:
-            raise ValueError(
-                Problem(
-                    f'{where} has the id {one["id"]!r} of {name}[{first}]',
-                    'each needs an id of its own, as the last one would '
-                    'replace the others',
-                    'number them anew',
-                )
-            )
     return entries
+
+
+def _check_values(where: str, one: dict) -> None:
+    """Refuse an entry with a value of another kind than its rule's."""
+    for key, (allowed, rule) in RULES.items():
+        value = one.get(key)
+        if value not in ([], None) and not allowed(value):
+            raise ValueError(
+                Problem(
+                    f'{where} (id {_short(one.get("id"))}) has '
+                    f'{key}={_short(value)}',
+                    f'{key} must be {rule}',
+                    'correct it, or remove the entry',
+                )
+            )
+
+
+def _check_id(where: str, own: int | str, others: Iterable[int | str]) -> None:
+    """Refuse an id of another type than the first of the others."""
+    kind = type(next(iter(others), own))
+    if not isinstance(own, kind):
+        raise ValueError(
+            Problem(
+                f'{where} has the id {own!r}, others have {kind.__name__}',
+                'ids are all whole numbers or all strings, to be sorted',
+                'number them anew',
+            )
+        )
 
 
 def _short(value: object) -> str:
