@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 ROOT = Path(__file__).parents[2]
 # OpenCV's channel order
@@ -80,3 +81,19 @@ def write_classifier(
     text = CONFIG.format(root=ROOT, base=base, data=folder / 'data')
     path.write_text(text + more)
     return path
+
+
+def weights(path: Path, key: str = 'state_dict') -> dict[str, torch.Tensor]:
+    """Weights of a checkpoint, raw ones or 'ema_state_dict'."""
+    return torch.load(path, weights_only=True)[key]
+
+
+def assert_same_weights(actual: Path, expected: Path) -> None:
+    """Compare the raw and the averaged weights of two checkpoints exactly."""
+    for key in ('state_dict', 'ema_state_dict'):
+        ours, theirs = weights(actual, key), weights(expected, key)
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            torch.testing.assert_close(
+                ours[name], value, rtol=0, atol=0, msg=f'{key} {name}'
+            )

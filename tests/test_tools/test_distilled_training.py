@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from classes import write_classifier
+from classes import assert_same_weights, weights, write_classifier
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
@@ -67,10 +67,6 @@ def trained(train, config) -> Path:
     return work
 
 
-def weights(path: Path, key: str = 'state_dict') -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)[key]
-
-
 def test_checkpoints_hold_the_student_alone(trained) -> None:
     for key in ('state_dict', 'ema_state_dict'):
         names = weights(trained / 'epoch_2.pth', key)
@@ -90,14 +86,7 @@ def test_resumed_training_ends_with_the_same_weights(
 ) -> None:
     (tmp_path / 'work').mkdir()
     train(config, tmp_path / 'work', resume=str(trained / 'epoch_1.pth'))
-    for key in ('state_dict', 'ema_state_dict'):
-        expected = weights(trained / 'epoch_2.pth', key)
-        actual = weights(tmp_path / 'work/epoch_2.pth', key)
-        assert expected.keys() == actual.keys()
-        for name, value in expected.items():
-            torch.testing.assert_close(
-                actual[name], value, rtol=0, atol=0, msg=f'{key} {name}'
-            )
+    assert_same_weights(tmp_path / 'work/epoch_2.pth', trained / 'epoch_2.pth')
 
 
 def test_a_checkpoint_is_tested_without_the_teachers_file(
