@@ -216,10 +216,7 @@ def answers_of_run(
     tried = kept['validation']
     if apart:
         return tried, [(kept['calibration'], tried)], metric
-    one, other = (
-        ElasticAnswers([tried.images[i] for i in range(k, len(tried), 2)])
-        for k in (0, 1)
-    )
+    one, other = (ElasticAnswers(tried.images[k::2]) for k in (0, 1))
     return tried, [(one, other), (other, one)], metric
 
 
