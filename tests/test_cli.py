@@ -79,7 +79,7 @@ def test_a_config_inherits_from_the_libraries(base: str, tmp_path) -> None:
 def test_a_misspelt_config_is_refused_with_its_neighbours() -> None:
     with pytest.raises(
         FileNotFoundError,
-        match=r'no config mmscope::upernet/mambascope_t_ade2k.py; it has '
+        match=r'no file mmscope::upernet/mambascope_t_ade2k.py; it has '
         r'mmscope::upernet/mambascope_t_ade20k.py, ',
     ):
         load_config('mmscope::upernet/mambascope_t_ade2k.py')

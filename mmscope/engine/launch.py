@@ -19,7 +19,7 @@ from mmscope.utils.checkpoint import (
 )
 from mmscope.utils.config import type_name
 from mmscope.utils.download import local_file
-from mmscope.utils.installed import config_path
+from mmscope.utils.installed import installed_path
 from mmscope.utils.structures import unwrap
 
 from .data_checks import checks_before, checks_of, explained
@@ -57,7 +57,7 @@ def load_config(
     Raises:
         FileNotFoundError: there is no such config.
     """
-    path = config_path(path)
+    path = installed_path(path)
     if not Path(path).is_file():
         raise FileNotFoundError(f'config {path} does not exist')
     cfg = Config.fromfile(path)

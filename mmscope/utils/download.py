@@ -17,6 +17,8 @@ from mmengine.runner.checkpoint import (
     get_torchvision_models,
 )
 
+from .installed import installed_path
+
 # mmengine's names of models: where each name is looked up
 CATALOGUES = {
     'open-mmlab': get_external_models,
@@ -37,15 +39,17 @@ def local_file(path: str | Path) -> Path:
 
     Args:
         path: A file, ``file://``, ``http(s)://``, or one of mmengine's names
-            of models: ``open-mmlab://``, ``mmcls://``, ``torchvision://``.
+            of models: ``open-mmlab://``, ``mmcls://``, ``torchvision://``;
+            or weights of the package, ``mmscope::demo/...``.
 
     Raises:
+        FileNotFoundError: the package has no such weights.
         ValueError: the address is of another kind, or names no model or file.
         OSError: it cannot be fetched.
     """
     scheme, separator, name = str(path).partition('://')
     if not separator:
-        return Path(path).expanduser()
+        return Path(installed_path(str(path))).expanduser()
     if scheme == 'file':
         return _named_by(str(path))
     if scheme in CATALOGUES:

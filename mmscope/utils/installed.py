@@ -1,11 +1,11 @@
-"""What is installed beside the package: configs and tools."""
+"""What is installed beside the package: configs, weights and tools."""
 
 from difflib import get_close_matches
 from pathlib import Path
 
 import mmscope
 
-# how configs of installed packages are named
+# how files of installed packages are named
 SCOPE = 'mmscope::'
 
 
@@ -27,14 +27,14 @@ def shared_folder() -> Path:
     )
 
 
-def config_path(name: str) -> str:
-    """Path of a config, which may be one of the package.
+def installed_path(name: str) -> str:
+    """Path of a config or of weights, which may be the package's.
 
     Args:
         name: A path, or 'mmscope::upernet/mambascope_t_ade20k.py'.
 
     Raises:
-        FileNotFoundError: the package has no such config.
+        FileNotFoundError: the package has no such file.
     """
     if not name.startswith(SCOPE):
         return name
@@ -44,9 +44,9 @@ def config_path(name: str) -> str:
         return str(path)
     names = [
         f'{SCOPE}{other.relative_to(folder).as_posix()}'
-        for other in folder.glob('*/*.py')
+        for other in folder.glob(f'*/*{path.suffix or ".py"}')
     ]
     near = get_close_matches(name, names, n=3) or sorted(names)[:3]
     raise FileNotFoundError(
-        f'mmscope has no config {name}; it has {", ".join(near)}'
+        f'mmscope has no file {name}; it has {", ".join(near)}'
     )
