@@ -1,6 +1,7 @@
 """Images a second of exported graphs beside those of PyTorch, as ratios."""
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 import mmengine
@@ -38,14 +39,16 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     folder = Path(args.out_dir)
-    folders = {'onnxruntime': folder}
+    served = {'onnxruntime': (folder, 'onnxruntime')}
+    if find_spec('openvino'):
+        served['openvino'] = folder, 'openvino'
     if (folder / 'int8').is_dir():
-        folders['onnxruntime, int8'] = folder / 'int8'
+        served['onnxruntime, int8'] = folder / 'int8', 'onnxruntime'
     try:
         cfg = load_config(args.config, options=args.cfg_options)
         with torch_threads(args.threads):
             rows = bench_export(
-                folders,
+                served,
                 lambda share: model_to_export(cfg, args.checkpoint, share),
                 args.batch_sizes,
                 args.threads,

@@ -18,7 +18,7 @@ PATHS = {'all exit': 0.0, 'none exits': 1.0}
 
 
 def bench_export(
-    folders: Mapping[str, Path],
+    served: Mapping[str, tuple[Path, str]],
     build: Callable[[float], nn.Module],
     batch_sizes: Sequence[int],
     threads: int,
@@ -27,17 +27,18 @@ def bench_export(
     """Time graphs and model in turns, where all images exit and where none.
 
     Args:
-        folders: Folders of :func:`export_onnx` by what they are called.
+        served: Folder of :func:`export_onnx` and engine, by what the two are
+            called.
         build: Function that builds the model, by the share of its cells.
         batch_sizes: Numbers of images.
-        threads: Threads of onnxruntime; those of torch are the caller's.
+        threads: Threads of the engines; those of torch are the caller's.
         repeats: Turns of each.
 
     Returns:
         For each path, batch size and engine: images a second, and how many
         times those of torch that is.
     """
-    records = [ExportRecord.load(folder) for folder in folders.values()]
+    records = [ExportRecord.load(folder) for folder, _ in served.values()]
     record = records[0]
     model = build(record.share)
     rows = []
@@ -45,8 +46,8 @@ def bench_export(
         images = torch.randn(batch_size, 3, *record.image_size)
         for path, eta in PATHS.items():
             jobs = {'torch': partial(_answer, model, images, eta)}
-            for name, folder in folders.items():
-                scope = OnnxScope(folder, eta, batch_size, threads)
+            for name, (folder, engine) in served.items():
+                scope = OnnxScope(folder, eta, batch_size, threads, engine)
                 jobs[name] = partial(scope, images.numpy())
             times = time_in_turns(jobs, repeats, fatal=(Exception,))
             seconds = {n: one.median / 1e3 for n, one in times.items()}

@@ -7,10 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .optional import require_packages
+from .engines import Arrays, open_graph
 from .record import ExportRecord
-
-Arrays = dict[str, np.ndarray]
 
 
 class ServedAnswer(NamedTuple):
@@ -41,12 +39,14 @@ class OnnxScope:
         folder: Folder with coarse.onnx, fine.onnx and export.json.
         eta: Confidence from which an image exits; by default the record's.
         batch_size: Images that are refined at once.
-        threads: Threads of onnxruntime; by default one for each core.
+        threads: Threads of the engine; by default one for each core.
+        engine: What runs the graphs, 'onnxruntime' or 'openvino'.
 
     Raises:
         FileNotFoundError: a file is missing.
-        RuntimeError: onnxruntime is not installed.
-        ValueError: ``eta`` or ``batch_size`` is out of range.
+        RuntimeError: the engine is not installed.
+        ValueError: ``eta`` or ``batch_size`` is out of range, or ``engine``
+            is unknown.
 
     Examples:
         >>> scope = OnnxScope('work_dirs/export')
@@ -60,8 +60,8 @@ class OnnxScope:
         eta: float | None = None,
         batch_size: int = 8,
         threads: int = 0,
+        engine: str = 'onnxruntime',
     ) -> None:
-        require_packages('serving', 'onnxruntime')
         if batch_size < 1:
             raise ValueError(f'batch_size must be positive, got {batch_size}')
         folder = Path(folder)
@@ -73,7 +73,8 @@ class OnnxScope:
         names = ['coarse', 'fine']
         names += ['decode'] if self.record.decode_reads else []
         self._graphs = {
-            name: _session(folder / f'{name}.onnx', threads) for name in names
+            name: open_graph(folder / f'{name}.onnx', engine, threads)
+            for name in names
         }
         self._waiting: deque[tuple[int, float, Arrays]] = deque()
         self._count = 0
@@ -125,7 +126,7 @@ class OnnxScope:
         handed = dict.fromkeys([*record.fine_reads, *record.decode_reads])
         names = ['confidence', *handed]
         names += [] if record.decode_reads else [answer]
-        found = self._run('coarse', names, dict(image=images))
+        found = self._graphs['coarse'](names, dict(image=images))
         confidence = found['confidence']
         exited = exits(confidence, self.eta)
         keys = range(self._count, self._count + len(images))
@@ -173,7 +174,7 @@ class OnnxScope:
         if not len(easy):
             return easy
         maps = {name: found[name][easy] for name in record.decode_reads}
-        return self._run('decode', [record.answer], maps)[record.answer]
+        return self._graphs['decode']([record.answer], maps)[record.answer]
 
     def _refine(self, number: int) -> list[ServedAnswer]:
         """Answer the first images that wait, in one batch."""
@@ -185,15 +186,11 @@ class OnnxScope:
             name: np.stack([one[name] for one in parts]) for name in parts[0]
         }
         answer = self.record.answer
-        values = self._run('fine', [answer], inputs)[answer]
+        values = self._graphs['fine']([answer], inputs)[answer]
         return [
             ServedAnswer(key, value, False, confidence)
             for (key, confidence, _), value in zip(batch, values, strict=True)
         ]
-
-    def _run(self, graph: str, names: list[str], inputs: Arrays) -> Arrays:
-        outputs = self._graphs[graph].run(names, inputs)
-        return dict(zip(names, outputs, strict=True))
 
 
 def exits(confidence: np.ndarray, eta: float) -> np.ndarray:
@@ -211,15 +208,3 @@ def exits(confidence: np.ndarray, eta: float) -> np.ndarray:
     if eta >= 1:
         return np.zeros_like(confidence, dtype=bool)
     return (confidence >= np.float32(eta)) & np.isfinite(confidence)
-
-
-def _session(path: Path, threads: int) -> object:
-    import onnxruntime
-
-    if not path.is_file():
-        raise FileNotFoundError(f'{path} does not exist; run tools/export.py')
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(
-        str(path), options, providers=['CPUExecutionProvider']
-    )

@@ -9,10 +9,12 @@ import torch
 
 pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
+pytest.importorskip('openvino')
 
 from exported import TOLERANCE, export, make_classifier  # noqa: E402
 
 from mmscope.export import OnnxScope  # noqa: E402
+from mmscope.export.engines import ENGINES  # noqa: E402
 from mmscope.export.quantise import quantise  # noqa: E402
 from mmscope.export.runner import exits  # noqa: E402
 from mmscope.functional import should_exit  # noqa: E402
@@ -46,11 +48,12 @@ def middle_eta(pixels: list[np.ndarray]) -> float:
     return answers_of_torch(pixels, 1.0)[1].confidence.median().item()
 
 
+@pytest.mark.parametrize('engine', ENGINES)
 @pytest.mark.parametrize('eta', [0.0, 'middle', 1.0])
-def test_answers_are_those_of_torch(folder, pixels, eta) -> None:
+def test_answers_are_those_of_torch(folder, pixels, eta, engine) -> None:
     eta = middle_eta(pixels) - 1e-5 if eta == 'middle' else eta
     wanted, result = answers_of_torch(pixels, eta)
-    scope = OnnxScope(folder, eta=eta, batch_size=3, threads=1)
+    scope = OnnxScope(folder, eta, 3, threads=1, engine=engine)
     found = scope(scope.prepare(pixels))
     values = torch.from_numpy(np.stack([one.value for one in found]))
     torch.testing.assert_close(values, wanted, **TOLERANCE)
@@ -62,10 +65,11 @@ def test_answers_are_those_of_torch(folder, pixels, eta) -> None:
         assert 0 < result.exited.sum() < len(pixels)
 
 
+@pytest.mark.parametrize('engine', ENGINES)
 def test_refined_images_of_several_requests_share_a_batch(
-    folder, pixels
+    folder, pixels, engine
 ) -> None:
-    scope = OnnxScope(folder, eta=1.0, batch_size=4, threads=1)
+    scope = OnnxScope(folder, 1.0, 4, threads=1, engine=engine)
     images = scope.prepare(pixels)
     assert scope.submit(images[:3]) == []
     assert scope.num_waiting == 3
@@ -148,6 +152,11 @@ def test_images_of_another_size_are_refused(folder) -> None:
 def test_a_folder_without_graphs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r'tools/export\.py'):
         OnnxScope(tmp_path)
+
+
+def test_an_unknown_engine_is_refused(folder) -> None:
+    with pytest.raises(ValueError, match="openvino, got 'tensorrt'"):
+        OnnxScope(folder, engine='tensorrt')
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
+pytest.importorskip('openvino')
 
 import onnxruntime  # noqa: E402
 from exported import (  # noqa: E402
@@ -18,6 +19,7 @@ from exported import (  # noqa: E402
 )
 
 from mmscope.export import OnnxScope  # noqa: E402
+from mmscope.export.engines import ENGINES  # noqa: E402
 from mmscope.export.graphs import CoarseGraph, FineGraph  # noqa: E402
 from mmscope.ops import use_backend  # noqa: E402
 
@@ -47,15 +49,16 @@ def exported(request, tmp_path_factory) -> tuple:
     return model, folder, size
 
 
+@pytest.mark.parametrize('engine', ENGINES)
 @pytest.mark.parametrize('eta', [0.0, 'middle', 1.0])
-def test_labels_are_those_of_torch(exported, eta) -> None:
+def test_labels_are_those_of_torch(exported, eta, engine) -> None:
     model, folder, size = exported
     images = torch.randn(5, 3, *size)
     _, samples = torch_labels(model, images, 1.0)
     if eta == 'middle':
         eta = sorted(one.exit_confidence for one in samples)[2] - 1e-5
     wanted, samples = torch_labels(model, images, eta)
-    scope = OnnxScope(folder, eta=eta, batch_size=2, threads=1)
+    scope = OnnxScope(folder, eta, 2, threads=1, engine=engine)
     found = scope(images.numpy())
     labels = torch.from_numpy(np.stack([one.value for one in found]))
     # two classes may be equally likely but for rounding
