@@ -58,8 +58,8 @@ TAIL = ('neck', 'head')
 # the plain Vim whose pass is the unit of cost, and the size of most images
 # in segmentation
 REFERENCE, SIZE = dict(embed_dims=64, num_layers=6), (192, 256)
-# how a log names what models are judged by
-SCORES = ('mIoU', 'accuracy/top1')
+# how a log names what models are judged by, and points of 0 to 100 in it
+SCORES = {'mIoU': 1, 'accuracy/top1': 1, 'coco/bbox_mAP': 100}
 
 
 def backbone_cost(model: nn.Module) -> ShareCost:
@@ -326,7 +326,12 @@ def plain_result(folder: Path) -> dict[str, list[Record]]:
     """
     (*_, log) = sorted(folder.glob('*/vis_data/scalars.json'))
     records = map(json.loads, log.read_text().splitlines())
-    (*_, score) = (r[key] for r in records for key in SCORES if key in r)
+    (*_, score) = (
+        points * record[name]
+        for record in records
+        for name, points in SCORES.items()
+        if name in record
+    )
     (config,) = folder.glob('*.py')
     cfg = Config.fromfile(config)
     scale = cfg.get('image_scale', 1.0)

@@ -72,24 +72,28 @@ def test_folds_are_averaged_where_both_met_the_budget():
 @pytest.mark.parametrize(
     ('name', 'with_exits', 'cost'),
     [
-        ('vim', False, 1),
-        ('vimcoarse', False, 0.25),
-        ('vim48', False, 0.68),
-        ('rmeeto', False, 0.78),
-        ('dyvm', False, 0.75),
-        ('hiddenalign', False, 0.75),
-        ('paper', True, None),
+        ('imagenette_vim', False, 1),
+        ('foda_vim', False, 1),
+        ('foda_paper', True, None),
+        ('imagenette_vimcoarse', False, 0.25),
+        ('imagenette_vim48', False, 0.68),
+        ('imagenette_rmeeto', False, 0.78),
+        ('imagenette_dyvm', False, 0.75),
+        ('imagenette_hiddenalign', False, 0.75),
+        ('imagenette_paper', True, None),
     ],
 )
 def test_a_run_without_exits_is_a_point(name, with_exits, cost, tmp_path):
-    cfg = Config.fromfile(CONFIGS / f'imagenette_{name}.py')
+    cfg = Config.fromfile(CONFIGS / f'{name}.py')
     cfg.dump(tmp_path / 'config.py')
     assert evidence.exits(tmp_path) == with_exits
     if with_exits:
         return
     log = tmp_path / '2026/vis_data/scalars.json'
     log.parent.mkdir(parents=True)
-    steps = [{'loss': 2.0}, {'accuracy/top1': 40.0}, {'accuracy/top1': 50.0}]
+    scores = dict(imagenette=('accuracy/top1', 1), foda=('coco/bbox_mAP', 100))
+    key, points = scores[name.partition('_')[0]]
+    steps = [{'loss': 2.0}, {key: 40 / points}, {key: 50 / points}]
     log.write_text('\n'.join(map(json.dumps, steps)))
     (point,) = evidence.plain_result(tmp_path)['best']
     assert point['score'] == 50
