@@ -22,6 +22,7 @@ OWNERS = {
 # bottom, floor 0
 FLOOR = {
     'export': 6,
+    'planning': 6,
     'apis': 5,
     'exits': 5,
     'benchmark': 5,

@@ -4,13 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
-from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmscope.benchmark.build import build_model
-from mmscope.engine.launch import load_config
-from mmscope.models import has_exits
-from mmscope.utils.flops import model_flops
+from benchmarks import hours
+from mmscope.planning.work import (
+    IMAGES_PER_SECOND,
+    OPTIMISTIC,
+    PESSIMISTIC,
+    STEP_16_OF_512,
+    STEP_64_OF_224,
+)
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / 'docs/reproducing.md').read_text()
@@ -21,8 +24,6 @@ COSTS = re.findall(
     TEXT,
     re.MULTILINE,
 )
-# images of a data set that is gone through by epochs
-SIZES = {'imagenet': 1_281_167, 'ablation': 50_000}
 
 
 @pytest.fixture(autouse=True)
@@ -61,59 +62,36 @@ def test_every_table_and_figure_of_the_paper_has_a_place() -> None:
     assert numbers('Figure') == {*range(1, 10)}
 
 
-def read(name: str) -> Config:
-    """A config as the page counts it, refining every cell."""
-    cfg = load_config(str(ROOT / name))
-    if has_exits(cfg):
-        cfg.model.backbone.alpha = 1.0
-    return cfg
-
-
-def million_images(name: str, cfg: Config) -> float:
-    """What a training of the config goes through."""
-    folder = Path(name).parts[1]
-    if folder in SIZES:
-        return cfg.train_cfg.max_epochs * SIZES[folder] / 1e6
-    batch = cfg.auto_scale_lr.base_batch_size
-    return cfg.train_cfg.max_iters * batch / 1e6
-
-
-def sides(name: str) -> int:
-    """The side that the page's figures are of."""
-    return dict(upernet=512, cascade_mask_rcnn=1024).get(
-        Path(name).parts[1], 224
-    )
-
-
 def test_there_are_costs() -> None:
-    assert len(COSTS) == 12
+    assert [name for name, *_ in COSTS] == [
+        f'configs/{name}.py' for name in hours.NAMES
+    ]
 
 
-@pytest.mark.parametrize(('name', 'images', 'work', 'low', 'high'), COSTS)
-def test_the_hours_follow_from_what_was_measured(
-    name: str, images: str, work: str, low: str, high: str
-) -> None:
-    cfg = read(name)
-    assert float(images) == pytest.approx(million_images(name, cfg), rel=1e-3)
-    side = sides(name)
-    counted = model_flops(build_model(cfg), (side, side), 'two_direction')
-    assert float(work) == pytest.approx(
-        counted.refined.total() / 1e9, abs=1e-3
-    )
-    total = float(images) * 1e6 * float(work)
-    slow = 102.5e-3 / 64 / 1.825 if side == 224 else 91.5e-3 / 16 / 9.501
-    assert total * 3 / (2686 * 9.501) / 3600 == pytest.approx(
-        int(low), abs=0.6
-    )
-    assert total * slow / 3600 == pytest.approx(int(high), abs=0.6)
+@pytest.mark.parametrize('row', COSTS, ids=lambda row: row[0])
+def test_the_hours_are_those_of_a_plan(row: tuple[str, ...]) -> None:
+    name = row[0].removeprefix('configs/').removesuffix('.py')
+    assert hours.row_of(name) in TEXT.splitlines()
+
+
+def test_the_text_has_the_times_of_a_plan() -> None:
+    """The figures of the page's prose, and the constants of the plans."""
+    assert f'{OPTIMISTIC:.3f} ms for a G' in TEXT
+    for kind, place in (('classification', 0), ('dense', 1)):
+        shown = f'{PESSIMISTIC[kind]:.3f}'.lstrip('0')
+        assert re.findall(r'(\.\d{3}) ms', TEXT)[place] == shown, kind
 
 
 def test_the_measured_figures_are_those_of_the_benchmark() -> None:
     page = 'nvidia-h100_torch2.11_2026-11-26_gpu.md'
     measured = (ROOT / 'docs/benchmarks' / page).read_text()
-    assert '| Vim-T | 2686 |' in measured
-    assert re.search(r'training step, 64 of 224² .*\*\*102\.5\*\*', measured)
-    assert re.search(r'16 of 512² .*\*\*91\.5\*\*', measured)
+    assert f'| Vim-T | {IMAGES_PER_SECOND} |' in measured
+    for case, time in (
+        ('training step, 64 of 224²', STEP_64_OF_224),
+        ('16 of 512²', STEP_16_OF_512),
+    ):
+        found = rf'{re.escape(case)} .*\*\*{re.escape(str(time))}\*\*'
+        assert re.search(found, measured)
 
 
 def test_both_tables_have_the_same_hours() -> None:

@@ -114,6 +114,7 @@ def model_flops(
     convention: str = 'two_direction',
     proposals: int = PROPOSALS,
     masks: int = MASKS,
+    training: bool = False,
 ) -> ModelFlops:
     """Count a backbone, or a model with neck and heads, on one image.
 
@@ -127,6 +128,9 @@ def model_flops(
         convention: One of ``CONVENTIONS``.
         proposals: Boxes that a detector's heads of regions look at.
         masks: Boxes that get a mask.
+        training: Whether to count the forward pass of a training step, with
+            auxiliary heads and, in what is refined, the coarse maps that
+            are decoded for a loss.
 
     Raises:
         ValueError: the image is too small or the convention unknown.
@@ -143,7 +147,7 @@ def model_flops(
             f'images must be at least {max(divisor, MIN_SIDE)} pixels high '
             f'and wide, got {tuple(size)}'
         )
-    shape, regions = padded(size, divisor), (proposals, masks)
+    shape, regions = padded(size, divisor), (proposals, masks, training)
     image = torch.empty(1, 3, *shape, device='meta')
     if hasattr(net, 'scope'):
         return _scope_flops(model, net, image, convention, regions)
@@ -159,7 +163,7 @@ def _scope_flops(
     net: nn.Module,
     image: torch.Tensor,
     convention: str,
-    regions: tuple[int, int],
+    regions: tuple[int, int, bool],
 ) -> ModelFlops:
     """Count a backbone that refines the images that do not exit."""
     settings = net.exit_settings
@@ -188,6 +192,11 @@ def _scope_flops(
     if settings.resolution == 'coarse' and tail:
         tail_exited = tail_flops(model, record.coarse_features, *regions)
     both = coarse + tail + (tail_exited if settings.decodes else Counter())
+    if regions[-1] and getattr(model, 'coarse_decode_weight', 0) > 0:
+        # decoded for the loss, without auxiliary heads
+        low = settings.resolution == 'coarse'
+        maps = record.coarse_features if low else record.features
+        both += tail_flops(model, maps, *regions[:2])
     by_share = {share: both + fine for share, fine in fines.items()}
     return ModelFlops(
         tuple(image.shape[2:]),

@@ -130,7 +130,11 @@ def _shape_of(tensor: Tensor) -> Tensor:
 
 
 def tail_flops(
-    model: nn.Module, maps: Maps, proposals: int, masks: int
+    model: nn.Module,
+    maps: Maps,
+    proposals: int,
+    masks: int,
+    training: bool = False,
 ) -> Counter:
     """Count neck and heads behind a backbone.
 
@@ -139,16 +143,16 @@ def tail_flops(
         maps: Maps of the backbone, on the meta device.
         proposals: Boxes that heads of regions look at.
         masks: Boxes that get a mask.
+        training: Whether to count auxiliary heads.
     """
     count = Counter()
     if getattr(model, 'neck', None) is not None:
         counts, maps = trace(on_meta(model.neck), lambda neck: neck(maps))
         count['neck'] += counts['Global'].total()
-    for name in DENSE_HEADS:
-        if getattr(model, name, None) is not None:
-            head = on_meta(getattr(model, name))
-            counts, _ = trace(head, lambda head: head(maps))
-            count['head'] += counts['Global'].total()
+    names = (*DENSE_HEADS, 'auxiliary_head') if training else DENSE_HEADS
+    for head in (h for n in names for h in _listed(getattr(model, n, None))):
+        counts, _ = trace(on_meta(head), lambda head: head(maps))
+        count['head'] += counts['Global'].total()
     roi_head = getattr(model, 'roi_head', None)
     for kind, number in (('bbox', proposals), ('mask', masks)):
         count['head'] += _region_flops(roi_head, kind, number)
