@@ -48,6 +48,14 @@ def test_what_is_freed_is_not_mistaken_for_what_comes_after() -> None:
     assert counter.total == 3 * 4000
 
 
+def test_nothing_is_kept_and_backward_says_so() -> None:
+    net = nn.Linear(3, 2)
+    with SavedBytes(net).counting():
+        loss = net(torch.rand(4, 3)).square().sum()
+    with pytest.raises(RuntimeError, match='counted, and not kept'):
+        loss.backward()
+
+
 def test_mixed_precision_keeps_half_of_what_is_cast() -> None:
     net = nn.Linear(64, 64, bias=False)
     totals = []
@@ -140,6 +148,7 @@ def test_the_scan_of_gpus_keeps_what_that_of_cpus_does() -> None:
     assert here == kept_by_scan(triton._scan, config.EVERY)
 
 
+CONFIGS = Path(__file__).parents[2] / 'configs'
 SCALES = [(1333, 480), (1333, 800)]
 
 
@@ -169,3 +178,12 @@ def test_the_shape_is_that_of_the_last_crop(steps: list, shape) -> None:
         )
     )
     assert training_shape(cfg) == shape
+
+
+def test_detectors_are_measured_in_mixed_precision() -> None:
+    cfg = load_config(str(CONFIGS / 'demo/mambascope_det_demo.py'))
+    model = build_model(cfg).train()
+    model.backbone.alpha = 1.0
+    full, half = (saved_bytes(cfg, model, 1, amp) for amp in (False, True))
+    assert 0.5 * full < half < 0.9 * full
+    assert not any(m._forward_hooks for m in model.modules())
