@@ -1,5 +1,6 @@
 """What autograd keeps, against counts by hand."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,15 +12,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmscope.benchmark.build import build_model
 from mmscope.engine.launch import load_config
+from mmscope.models import VisionMambaBackbone
 from mmscope.ops.scan.cpu import CHUNK
 from mmscope.ops.scan.inputs import Inputs, Options
 from mmscope.planning.activations import (
+    Activations,
     SavedBytes,
     checkpointed,
     measure_activations,
     saved_bytes,
 )
 from mmscope.planning.batches import training_shape
+from mmscope.planning.memory import TEMPORARY_SHARE
 
 
 def test_each_storage_is_counted_once_and_weights_are_not() -> None:
@@ -187,3 +191,26 @@ def test_detectors_are_measured_in_mixed_precision() -> None:
     full, half = (saved_bytes(cfg, model, 1, amp) for amp in (False, True))
     assert 0.5 * full < half < 0.9 * full
     assert not any(m._forward_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize(
+    ('batch', 'side', 'order'), [(64, 224, 0), (16, 512, 1)]
+)
+def test_an_h100_took_a_little_more_than_is_counted(
+    batch: int, side: int, order: int
+) -> None:
+    page = 'docs/benchmarks/nvidia-h100_torch2.11_2026-11-26_gpu.md'
+    text = ' '.join((CONFIGS.parent / page).read_text().split())
+    found = re.search(r'training (\d+) to \d+ and (\d+) to \d+', text)
+    measured = int(found.groups()[order])  # MiB, of Vim-T's backbone alone
+    net = VisionMambaBackbone('tiny', img_size=side, out_indices=(23,))
+    sizes = []
+    for number in (1, 2):
+        counter = SavedBytes(net)
+        with counter.counting(), torch.autocast('cpu', torch.bfloat16):
+            net(torch.rand(number, 3, side, side))[0].square().mean()
+        sizes.append(counter.total)
+    one, two = sizes
+    kept = Activations(2 * one - two, two - one).of(batch) / 2**20
+    assert 0.92 * measured < kept < 0.94 * measured
+    assert measured < (1 + TEMPORARY_SHARE) * kept
