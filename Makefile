@@ -21,6 +21,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 ASAN := build/asan
 DEMO := configs/demo/mambascope_demo.py
+SHIPPED := configs/demo/mambascope_demo.pth
 DEMO_DATA := data/sample
 DEMO_DIR := work_dirs/demo
 LAST = $$(cat $(DEMO_DIR)/last_checkpoint)
@@ -167,27 +168,33 @@ release: lint docs $(DONE)/release
 # ------------------------------------------------------------------ demo ----
 
 $(DEMO_DATA)/.made: | $(DONE)/mmscope
-	$(STEP) 'Demo 1/5: sample data into $(DEMO_DATA) (seconds)'
+	$(STEP) 'Demo 1/6: sample data into $(DEMO_DATA) (seconds)'
 	$(BIN)/python tools/make_sample_data.py $(DEMO_DATA)
 	@touch $@
 
+$(DEMO_DIR)/.shown: $(DEMO_DATA)/.made $(SHIPPED)
+	$(STEP) 'Demo 2/6: first pictures, by weights that are here, into $(DEMO_DIR)/first'
+	$(BIN)/python tools/visualize_scope.py val $(DEMO) $(SHIPPED) \
+	    --num-images 12 --out-dir $(DEMO_DIR)/first
+	@touch $@
+
 $(DEMO_DIR)/.trained: $(DEMO_DATA)/.made $(wildcard configs/demo/*.py)
-	$(STEP) 'Demo 2/5: training $(DEMO) (up to 10 minutes on a CPU)'
+	$(STEP) 'Demo 3/6: training $(DEMO) (up to 10 minutes on a CPU)'
 	$(BIN)/python tools/train.py $(DEMO) --work-dir $(DEMO_DIR)
 	@touch $@
 
-demo: $(DONE)/mmscope $(DEMO_DIR)/.trained
-	$(STEP) 'Demo 3/5: evaluation; pictures into $(DEMO_DIR)/pictures (1 minute)'
+demo: $(DONE)/mmscope $(DEMO_DIR)/.shown $(DEMO_DIR)/.trained
+	$(STEP) 'Demo 4/6: evaluation; pictures into $(DEMO_DIR)/pictures (1 minute)'
 	$(BIN)/python tools/test.py $(DEMO) "$(LAST)" \
 	    --work-dir $(DEMO_DIR) --show-dir $(DEMO_DIR)/pictures
-	$(STEP) 'Demo 4/5: what eta and tau give, into $(DEMO_DIR)/sweep (2 minutes)'
+	$(STEP) 'Demo 5/6: what eta and tau give, into $(DEMO_DIR)/sweep (2 minutes)'
 	$(BIN)/python tools/eta_sweep.py $(DEMO) "$(LAST)" \
 	    --out-dir $(DEMO_DIR)/sweep --policies mean_positive
-	$(STEP) 'Demo 5/5: the eta and tau that lose a point of mIoU (2 minutes)'
+	$(STEP) 'Demo 6/6: the eta and tau that lose a point of mIoU (2 minutes)'
 	$(BIN)/python tools/calibrate_eta.py $(DEMO) "$(LAST)" \
 	    --out-dir $(DEMO_DIR)/calibration --max-drop 1
 	@echo
-	@echo 'Done: see $(DEMO_DIR)/pictures, sweep and calibration.'
+	@echo 'Done: see $(DEMO_DIR)/first, pictures, sweep and calibration.'
 	@echo 'Data and training are kept; make clean starts afresh.'
 
 # ----------------------------------------------------------------- clean ----

@@ -14,6 +14,7 @@ from vim_weights import ARCH, vim_state
 from mmscope.models import VisionMambaBackbone
 from mmscope.utils.checkpoint import CheckpointError, read_state_dict
 from mmscope.utils.download import local_file
+from mmscope.utils.installed import shared_folder
 
 # where this process keeps downloads; an address; and what came of it
 PROCESS = """
@@ -172,3 +173,13 @@ def test_what_cannot_be_fetched_is_named(
         local_file(address.format(server))
     # nothing is left that would be taken for it
     assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_weights_of_the_package_go_by_its_name() -> None:
+    path = local_file('mmscope::demo/mambascope_demo.pth')
+    assert path == shared_folder() / 'configs/demo/mambascope_demo.pth'
+    with pytest.raises(
+        FileNotFoundError, match='no file mmscope::demo/mambascope_dem.pth; it'
+    ) as error:
+        local_file('mmscope::demo/mambascope_dem.pth')
+    assert 'has mmscope::demo/mambascope_demo.pth' in str(error.value)
