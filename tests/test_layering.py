@@ -217,6 +217,7 @@ PRIVATE = {
     '_functorch': 'torch says by no other name that vmap or jvp runs',
     '_cache_enabled': 'likewise that parametrized weights are cached',
     '_reconstruct': "numpy's pickles name it, and are read by a list of names",
+    '_exit': 'os says by no other name to end a process of a thread',
     '_get_mmengine_home': 'mmengine keeps models there, and tells by none',
 }
 NAMEDTUPLE = {'_replace', '_asdict', '_make', '_fields'}

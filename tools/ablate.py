@@ -19,6 +19,7 @@ from mmscope.engine.ablation import (
     remarks,
     write_report,
 )
+from mmscope.utils.writable import check_folder
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'ablation'
 
@@ -63,6 +64,7 @@ def work_dir(args: argparse.Namespace) -> Path:
 
 def main() -> None:
     args = parse_args()
+    check_folder(work_dir(args), '--work-dir')
     run = AblationRun(
         CONFIGS,
         work_dir(args),

@@ -12,6 +12,7 @@ from mmscope.benchmark.timing import torch_threads
 from mmscope.engine.launch import load_config
 from mmscope.export.bench import bench_export, table_of
 from mmscope.export.build import model_to_export
+from mmscope.utils.writable import check_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,6 +39,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_file(args.out, '--out')
     folder = Path(args.out_dir)
     served = {'onnxruntime': (folder, 'onnxruntime')}
     if find_spec('openvino'):

@@ -4,6 +4,7 @@ import argparse
 
 from mmscope.utils.checkpoint import CHOICES
 from mmscope.utils.vim_checkpoint import convert_vim_checkpoint
+from mmscope.utils.writable import check_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,6 +32,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_file(args.dst, 'dst')
     report = convert_vim_checkpoint(
         args.src, args.dst, args.to_vim, args.classifier, args.weights
     )

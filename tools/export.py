@@ -10,6 +10,7 @@ from mmscope.engine.launch import load_config
 from mmscope.export import export_onnx
 from mmscope.export.build import classes_of, model_to_export
 from mmscope.export.quantise import quantise
+from mmscope.utils.writable import check_folder
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,6 +55,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_folder(args.out_dir, '--out-dir')
     try:
         cfg = load_config(args.config, options=args.cfg_options)
         size = tuple(args.size or default_shape(cfg))

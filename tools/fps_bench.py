@@ -37,6 +37,7 @@ from mmscope.benchmark.timing import torch_threads
 from mmscope.engine.launch import load_config
 from mmscope.ops import scan_backends
 from mmscope.utils.checkpoint import CheckpointError
+from mmscope.utils.writable import check_file
 
 PACKAGES = ('mmengine', 'mmcv', 'mmsegmentation', 'onedl-mmengine')
 PACKAGES += ('onedl-mmcv', 'onedl-mmsegmentation', 'onedl-mmdetection')
@@ -335,6 +336,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
 def main() -> None:
     args = parse_args()
+    check_file(args.out, '--out')
+    check_file(args.plot, '--plot')
     wide = None if Console().is_terminal else 200
     console = Console(width=wide, markup=False)
     threads = args.threads or torch.get_num_threads()

@@ -21,6 +21,7 @@ from mmscope.utils.flops import (
     model_flops,
 )
 from mmscope.utils.windows import slides
+from mmscope.utils.writable import check_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -98,6 +99,7 @@ def make_share_table(rows: dict[str, dict]) -> Table:
 
 def main() -> None:
     args = parse_args()
+    check_file(args.out, '--out')
     cfg = load_config(args.config, None, args.cfg_options)
     if args.shape and len(args.shape) > 2:
         raise SystemExit(f'--shape takes H W or one side, got {args.shape}')

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmscope.apis import ScopeInferencer
+from mmscope.utils.writable import check_folder
 from mmscope.visualization import PictureNames, build_visualizer, draw_answer
 
 
@@ -37,6 +38,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_folder(args.out_dir, '--out-dir')
     inferencer = ScopeInferencer(
         args.config,
         args.checkpoint,

@@ -3,6 +3,7 @@
 import argparse
 
 from mmscope.datasets import write_mini_imagenet
+from mmscope.utils.writable import check_folder
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,6 +42,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_folder(args.root, 'root')
     try:
         counts = write_mini_imagenet(**vars(args))
     except (ValueError, OSError) as err:

@@ -3,6 +3,7 @@
 import argparse
 
 from mmscope.datasets import draw_contact_sheet, write_sample_data
+from mmscope.utils.writable import check_file, check_folder
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,6 +39,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_folder(args.root, 'root')
+    check_file(args.contact_sheet, '--contact-sheet')
     try:
         summary = write_sample_data(
             args.root,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmscope.utils.checkpoint import CHOICES, CheckpointError
 from mmscope.utils.publish import publish_checkpoint
+from mmscope.utils.writable import check_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,6 +27,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_file(args.dst, 'dst')
     try:
         size = publish_checkpoint(args.src, args.dst, args.weights, args.half)
     except (CheckpointError, OSError) as err:

@@ -17,6 +17,7 @@ from mmscope.evaluation.task_metric import find_task_metric
 from mmscope.exits import collect_answers, count_stages, sweep_eta
 from mmscope.exits.plots import plot_stages
 from mmscope.exits.runs import build_exit_runner
+from mmscope.utils.writable import check_folder
 from mmscope.visualization import (
     ScopePicture,
     build_visualizer,
@@ -55,6 +56,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_folder(args.out_dir, '--out-dir')
     out_dir = Path(args.out_dir)
     if args.source == 'val':
         pictures, eta = draw_validation(args, out_dir)

@@ -16,7 +16,9 @@ from mmengine.structures import BaseDataElement
 from rich.progress import track
 from torch import nn
 
+from mmscope.datasets.images import check_finite
 from mmscope.datasets.wrappers import inner_datasets
+from mmscope.engine.config_keys import misspelt_keys
 from mmscope.engine.launch import load_config
 from mmscope.engine.options import set_eta, set_tau
 from mmscope.models import require_exits
@@ -61,8 +63,8 @@ class ScopeInferencer:
 
     Raises:
         FileNotFoundError: config or checkpoint do not exist.
-        ValueError: ``eta`` or ``tau`` is out of range or the model has no
-            exits.
+        ValueError: ``eta`` or ``tau`` is out of range, the model has no
+            exits, or the config a key that is not known.
 
     Examples:
         >>> segment = ScopeInferencer(config, checkpoint, eta=0.7)
@@ -97,7 +99,8 @@ class ScopeInferencer:
         self.batch_size = batch_size
         self.keep_logits = keep_logits
         device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-        model = MODELS.build(model_config(cfg))
+        with misspelt_keys(cfg):
+            model = MODELS.build(model_config(cfg))
         load_weights(model, str(checkpoint), cfg.filename)
         self.model: nn.Module = model.to(device).eval()
         self._load, self._prepare = _split_pipeline(cfg)
@@ -144,7 +147,7 @@ class ScopeInferencer:
             FileNotFoundError: there is no such file or no image in a folder.
             OSError: a file is no image.
             TypeError: an input is none of these.
-            ValueError: an array is no image.
+            ValueError: an array is no image, or pixels are not finite.
         """
         images = iterate_images(inputs)
         if isinstance(inputs, str | Path | list | tuple):
@@ -166,13 +169,14 @@ class ScopeInferencer:
             in RGB, to draw on.
 
         Raises:
-            ValueError: it is too narrow for the pipeline, or no image.
+            ValueError: it is too narrow for the pipeline, no image, or has
+                pixels that are not finite.
         """
         if isinstance(image, np.ndarray):
             pixels = bgr_image(image)
-            size = pixels.shape[:2]
+            size, path = pixels.shape[:2], ''
             loaded = dict(
-                img=pixels, img_shape=size, ori_shape=size, img_path=''
+                img=pixels, img_shape=size, ori_shape=size, img_path=path
             )
         else:
             path = Path(image)
@@ -182,7 +186,7 @@ class ScopeInferencer:
         original = bgr_image(loaded['img'])[..., ::-1].copy()
         loaded.setdefault('img_id', 0)
         try:
-            return dict(self._prepare(loaded), image=original)
+            item = dict(self._prepare(loaded), image=original)
         except cv2.error as err:
             height, width = original.shape[:2]
             raise ValueError(
@@ -190,6 +194,9 @@ class ScopeInferencer:
                 '(H x W), and a side of it vanishes where the test pipeline '
                 f'resizes it; crop or pad it: {err}'
             ) from err
+        name = f'{path or "an array"}, as the test pipeline leaves it,'
+        check_finite(item['inputs'].numpy(), name)
+        return item
 
     def _answer(self, items: Iterable[dict]) -> Iterator[Answer]:
         """Predict in batches of images of equal size, yield in order."""

@@ -5,6 +5,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from mmscope.engine.config_keys import misspelt_keys
 from mmscope.utils.config import model_config
 
 
@@ -14,7 +15,8 @@ def build_model(cfg: Config) -> nn.Module:
     SyncBN becomes BN, which runs anywhere and is the same in evaluation.
 
     Raises:
-        ValueError: the config has no model with a backbone.
+        ValueError: the config has no model with a backbone, or a key that
+            is not known.
     """
     if 'backbone' not in cfg.get('model', {}):
         raise ValueError(
@@ -22,7 +24,8 @@ def build_model(cfg: Config) -> nn.Module:
             'model of mmseg, mmdet or mmpretrain'
         )
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = revert_sync_batchnorm(MODELS.build(model_config(cfg)))
+    with misspelt_keys(cfg):
+        model = revert_sync_batchnorm(MODELS.build(model_config(cfg)))
     model.eval()
     return model
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import is_distributed, master_only
+from mmengine.dist import is_distributed
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner, find_latest_checkpoint
 
@@ -21,26 +21,15 @@ from mmscope.utils.config import type_name
 from mmscope.utils.download import local_file
 from mmscope.utils.installed import installed_path
 from mmscope.utils.structures import unwrap
+from mmscope.utils.writable import check_folder
 
+from .config_keys import check_keys, check_options, misspelt_keys
 from .data_checks import checks_before, checks_of, explained
+from .runners import AnsweringRunner, TrainingRunner
 
 # that only mmengine reads
 STORES = ('s3://', 'petrel://', 'pavi://')
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
-
-
-class AnsweringRunner(Runner):
-    """A Runner that trains nothing, and writes its config beside its log.
-
-    mmengine's writes it into the work dir, over that of the training, which
-    later runs read: options of a test would hold for all of them.
-    """
-
-    @master_only
-    def dump_config(self) -> None:
-        """Write the config into the folder of this run's log."""
-        name = Path(self.cfg.filename or f'{self.timestamp}.py').name
-        self.cfg.dump(Path(self.log_dir) / name)
 
 
 def load_config(
@@ -56,6 +45,7 @@ def load_config(
 
     Raises:
         FileNotFoundError: there is no such config.
+        ValueError: a key of it or of the options is misspelt.
     """
     path = installed_path(path)
     if not Path(path).is_file():
@@ -63,7 +53,9 @@ def load_config(
     cfg = Config.fromfile(path)
     _leave_scope([*cfg.values()])
     if options:
+        check_options(cfg, options)
         cfg.merge_from_dict(options)
+    check_keys(cfg)
     default = f'work_dirs/{Path(path).stem}'
     cfg.work_dir = work_dir or cfg.get('work_dir') or default
     return cfg
@@ -104,10 +96,12 @@ def build_runner(
     Raises:
         FileNotFoundError: a checkpoint or a dataset folder is missing, or
             the dataset has no samples.
+        NotADirectoryError: the work dir is no folder, or below none.
+        PermissionError: it cannot be written to.
         CheckpointError: the checkpoint is truncated, none, or, to be tested
             or resumed from, of another model.
-        ValueError: the config lacks what a split needs, or has a strategy,
-            or an annotation file cannot be read.
+        ValueError: the config lacks what a split needs, or has a strategy
+            or a key that is not known, or an annotation file cannot be read.
     """
     if cfg.get('strategy'):
         raise ValueError(
@@ -115,6 +109,7 @@ def build_runner(
             'FlexibleRunner, and the tools run its Runner, which would train '
             'without it; take strategy out of the config'
         )
+    check_folder(cfg.work_dir, 'work_dir')
     if checkpoint is not None:
         cfg.load_from, cfg.resume = str(local_file(checkpoint)), False
     for split in ('train', 'val', 'test'):
@@ -129,10 +124,11 @@ def build_runner(
     source = _file_to_load(cfg)
     # read before mmengine does it, which would run code of the file
     state = source and read_state_dict(source, MMENGINE_WRAPPERS)
-    kind = Runner if 'train' in splits else AnsweringRunner
-    runner = kind.from_cfg(cfg)
-    for split in splits:
-        _build_loop(runner, split)
+    kind = TrainingRunner if 'train' in splits else AnsweringRunner
+    with misspelt_keys(cfg):
+        runner = kind.from_cfg(cfg)
+        for split in splits:
+            _build_loop(runner, split)
     if source and (checkpoint is not None or cfg.get('resume')):
         check_weights(state, unwrap(runner.model), source, cfg.filename)
     if checkpoint is not None:

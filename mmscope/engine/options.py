@@ -12,6 +12,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmscope.models import has_exits, require_exits
 from mmscope.utils.config import metric_configs, type_name
+from mmscope.utils.writable import check_folder
 
 # hooks that name pictures after the images, which visualizers do not
 NAMING_HOOKS = ('DetVisualizationHook', 'ClassVisualizationHook')
@@ -140,6 +141,7 @@ def set_pictures(cfg: Config, folder: str) -> None:
     Raises:
         ValueError: the config has no hook that draws.
     """
+    check_folder(folder, '--show-dir')
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     name = type_name(hook)
     if name in NAMING_HOOKS:
@@ -170,6 +172,7 @@ def set_output(cfg: Config, folder: str) -> None:
     Raises:
         ValueError: the metrics are others.
     """
+    check_folder(folder, '--out')
     path = Path(folder)
     metrics = {
         type_name(m): m for m in metric_configs(cfg.get('test_evaluator'))

@@ -9,7 +9,12 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.dist import (
+    all_reduce,
+    barrier,
+    get_world_size,
+    is_main_process,
+)
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
@@ -240,6 +245,8 @@ class StopHook(Hook):
                 name_now = hook.filename_tmpl.format(iterations)
                 if Path(str(hook.last_ckpt)).name != name_now:
                     hook.save(runner, iterations)
+        # the first that exits has a launcher end the others
+        barrier()
         last = runner.message_hub.get_info('last_ckpt', None)
         if is_main_process():
             runner.logger.warning(

@@ -1,0 +1,72 @@
+"""Runners as the tools need them."""
+
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
+from mmengine.dist import master_only
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+
+class AnsweringRunner(Runner):
+    """A Runner that trains nothing, and writes its config beside its log.
+
+    mmengine's writes it into the work dir, over that of the training, which
+    later runs read: options of a test would hold for all of them.
+    """
+
+    @master_only
+    def dump_config(self) -> None:
+        """Write the config into the folder of this run's log."""
+        name = Path(self.cfg.filename or f'{self.timestamp}.py').name
+        self.cfg.dump(Path(self.log_dir) / name)
+
+
+class TrainingRunner(Runner):
+    """A Runner whose data workers outlive signals that it stops after.
+
+    Launchers and batch systems send SIGTERM to whole groups of processes,
+    and terminals SIGINT. A data worker that dies of it takes the training
+    along before the StopHook can save.
+    """
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict,
+        seed: int | None = None,
+        diff_rank_seed: bool = False,
+    ) -> DataLoader:
+        """Build a loader as mmengine does, with such workers.
+
+        Args:
+            dataloader: A loader, or its config.
+            seed: Seed of the workers.
+            diff_rank_seed: Whether processes shuffle differently.
+        """
+        loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        if loader.num_workers and hasattr(signal, 'sigwaitinfo'):
+            loader.worker_init_fn = partial(_outlive, loader.worker_init_fn)
+        return loader
+
+
+def _outlive(begin: Callable[[int], None] | None, worker: int) -> None:
+    """Begin a data worker that only its training ends.
+
+    torch's worker sees by itself when its training is gone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    Thread(target=_end_when_told, daemon=True).start()
+    if begin is not None:
+        begin(worker)
+
+
+def _end_when_told() -> None:
+    """End this process at the first SIGTERM of its parent."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(128 + signal.SIGTERM)
