@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import ConfigDict
 from mmengine.dataset import BaseDataset
 
-from .coco_values import check_entries
+from .coco_values import check_entries, check_masks_fit
 from .problems import Problem
 
 IMAGE_KEYS = ('id', 'file_name', 'height', 'width')
@@ -66,6 +66,7 @@ def check_coco(path: Path) -> dict:
         ('annotations', _objects(content), OBJECT_KEYS),
     ):
         _require(path, name, check_entries(path, name, entries), needed)
+    check_masks_fit(path, content['images'], _objects(content))
     return content
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from .problems import Problem
 
+# what OpenCV reads at most
+LONGEST, LARGEST = 2**20, 2**30
+
 
 def check_entries(path: Path, name: str, entries: object) -> list[dict]:
     """Refuse what is no list of dicts, ids that come twice, and odd values.
@@ -105,7 +108,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_side(value: object) -> bool:
-    return _is_number(value) and value > 0 and value == int(value)
+    return _is_number(value) and 0 < value <= LONGEST and value == int(value)
 
 
 def _is_box(value: object) -> bool:
@@ -117,7 +120,7 @@ def _is_box(value: object) -> bool:
 
 
 def _is_outline(value: object) -> bool:
-    """Polygons, or an RLE that decodes."""
+    """Polygons, or what may be an RLE."""
     if isinstance(value, list):
         return all(
             isinstance(polygon, list)
@@ -130,6 +133,7 @@ def _is_outline(value: object) -> bool:
 
 
 def _is_rle(value: dict) -> bool:
+    """Whether an RLE may be one; that it decodes is for check_masks_fit."""
     size, counts = value.get('size'), value.get('counts')
     if (
         not isinstance(size, list)
@@ -140,16 +144,53 @@ def _is_rle(value: dict) -> bool:
     if isinstance(counts, list):
         whole = all(isinstance(n, int) and n >= 0 for n in counts)
         return whole and sum(counts) == size[0] * size[1]
-    if not isinstance(counts, str) or not counts.isascii():
-        return False
-    return _decodes(dict(size=size, counts=counts.encode()))
+    return isinstance(counts, str) and counts.isascii()
+
+
+def check_masks_fit(
+    path: Path, images: Iterable[dict], objects: Iterable[dict]
+) -> None:
+    """Refuse an RLE that is not of its image's size, or does not fill it.
+
+    Nothing is decoded, which takes a byte for each pixel that an RLE claims,
+    before that size is known to be an image's.
+
+    Args:
+        path: The file, for the error.
+        images: Its images, checked by :func:`check_entries`.
+        objects: Its annotations, likewise; those of no image are left to
+            others.
+
+    Raises:
+        ValueError: the first place is named with a fix.
+    """
+    sizes = {one['id']: (one['height'], one['width']) for one in images}
+    for index, one in enumerate(objects):
+        rle, size = one.get('segmentation'), sizes.get(one['image_id'])
+        if not isinstance(rle, dict) or size is None:
+            continue
+        fits = tuple(rle['size']) == size and size[0] * size[1] <= LARGEST
+        if not fits or not _decodes(rle):
+            raise ValueError(
+                Problem(
+                    f'{path}: annotations[{index}] (id {_short(one["id"])}) '
+                    f'has segmentation={_short(rle)}, and its image is '
+                    f'{size[0]} x {size[1]} (H x W)',
+                    'an RLE dict(size=[height, width], counts=...) has the '
+                    f'size of its image, fills it, and has {LARGEST} pixels '
+                    'at most',
+                    'correct it, or remove the entry',
+                )
+            )
 
 
 def _decodes(rle: dict) -> bool:
+    if isinstance(rle['counts'], list):
+        return True  # they have been summed
     from pycocotools import mask  # only detection has it
 
     try:
-        mask.decode(rle)
+        mask.decode(dict(size=rle['size'], counts=rle['counts'].encode()))
     except ValueError:
         return False
     return True
@@ -160,8 +201,8 @@ RULES: dict[str, tuple[Callable[[object], bool], str]] = {
     'image_id': (_is_id, 'a whole number or a string'),
     'category_id': (_is_id, 'a whole number or a string'),
     'file_name': (lambda value: isinstance(value, str), 'a string'),
-    'height': (_is_side, 'a positive whole number'),
-    'width': (_is_side, 'a positive whole number'),
+    'height': (_is_side, f'a whole number from 1 to {LONGEST}'),
+    'width': (_is_side, f'a whole number from 1 to {LONGEST}'),
     'bbox': (_is_box, '[x, y, width, height], four finite numbers'),
     'area': (_is_number, 'a finite number'),
     'iscrowd': (lambda value: value in (0, 1), '0 or 1'),

@@ -7,6 +7,7 @@ from mmcv.transforms import BaseTransform
 
 from mmscope.registry import TRANSFORMS
 
+from .images import check_finite
 from .problems import Problem
 
 FILE_KEYS = ('img_path', 'seg_map_path')
@@ -122,6 +123,8 @@ def _check_size(path: str, mask: np.ndarray, results: dict) -> None:
 class LoadChecked(BaseTransform):
     """Run a loading transform; where it fails, say on which file.
 
+    So it does of images with pixels that are NaN or infinite.
+
     Args:
         transform: Config of a loading transform of mmcv, mmseg or mmdet.
     """
@@ -134,11 +137,12 @@ class LoadChecked(BaseTransform):
 
         Raises:
             OSError: its file cannot be read.
+            ValueError: pixels are not finite.
         """
         name = type(self.loader).__name__
         files = {k: results[k] for k in FILE_KEYS if results.get(k)}
         try:
-            return self.loader(results)
+            loaded = self.loader(results)
         except Exception as err:  # decoders raise anything
             raise OSError(
                 Problem(
@@ -147,6 +151,9 @@ class LoadChecked(BaseTransform):
                     'it is corrupt or missing, restore or remove it',
                 )
             ) from err
+        if 'img' in (loaded or {}):
+            check_finite(loaded['img'], str(files.get('img_path', 'img')))
+        return loaded
 
 
 @TRANSFORMS.register_module()

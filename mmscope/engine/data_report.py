@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
+from torch import Tensor
 
 from mmscope.datasets.checks import is_remote
 from mmscope.datasets.class_checks import check_classes
+from mmscope.datasets.images import check_finite
 from mmscope.datasets.problems import Problem, problem_of
 from mmscope.datasets.transforms import FILE_KEYS
 from mmscope.datasets.void_checks import check_void_label
@@ -89,7 +91,7 @@ def _report_split(cfg: Config, split: str, num_samples: int) -> SplitReport:
     opened = 0
     for index in _spread(len(dataset), num_samples):
         before = len(problems)
-        _collect(problems, dataset.__getitem__, index)
+        _collect(problems, _read, dataset, index)
         opened += len(problems) == before
     return SplitReport(
         split, names, folders, len(dataset), counts, opened, problems
@@ -113,6 +115,16 @@ def _build(cfg: Config, split: str) -> BaseDataset:
         dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
         dataset.full_init()
     return dataset
+
+
+def _read(dataset: BaseDataset, index: int) -> None:
+    """Read a sample through the pipeline, and look at its pixels."""
+    sample = dataset[index]
+    image = sample.get('inputs') if isinstance(sample, dict) else None
+    if isinstance(image, Tensor):
+        path = dataset.get_data_info(index).get('img_path')
+        name = f'sample {index}, {path}, as the pipeline leaves it,'
+        check_finite(image.numpy(), name)
 
 
 def _look_for_files(

@@ -129,6 +129,7 @@ class FiniteLossHook(Hook):
         )
         return (
             f'training stopped at iteration {runner.iter + 1}: {what} not '
-            f'finite; {kept}. Lower the learning rate, clip gradients, or '
-            'train without --amp'
+            f'finite; {kept}. Lower the learning rate, clip gradients, train '
+            'without --amp, or look for pixels that are not finite by '
+            'tools/check_data.py'
         )

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 from mmseg.apis import MMSegInferencer
+from PIL import Image
 
 from mmscope.apis import ScopeInferencer
+from mmscope.datasets import LoadChecked
+from mmscope.engine.data_report import report_data
 
 WRAPPERS = [
     """
@@ -206,6 +209,55 @@ def test_bad_input_is_named(infer, model_files, tmp_path) -> None:
     text.write_text('no image')
     with pytest.raises(OSError, match=r'cannot read .*text.jpg'):
         run(text)
+
+
+def test_pixels_that_are_not_finite_are_named(infer, tmp_path) -> None:
+    run = infer()
+    good = np.full((64, 96, 3), 99, dtype=np.uint8)
+    bad = good.astype(np.float32) / 255
+    bad[:2, 0, 0] = np.nan, np.inf
+    with pytest.raises(
+        ValueError,
+        match=r'inputs\[1\]\[0\] has 2 of 18432 values that are NaN or inf',
+    ):
+        run([good, [bad, good]])
+    with pytest.raises(ValueError, match='an array has 2 of 18432 values'):
+        run.read(bad)
+
+
+@pytest.mark.parametrize('pixel', ['nan', 'inf'])
+def test_files_of_such_pixels_are_named(tmp_path, pixel) -> None:
+    """Pillow keeps floats of TIFFs; OpenCV replaces those it knows."""
+    image = np.full((64, 96), 99, dtype=np.float32)
+    image[3, 4:7] = float(pixel)
+    path = tmp_path / 'a.tif'
+    Image.fromarray(image).save(path)
+    load = LoadChecked(
+        dict(
+            type='LoadImageFromFile',
+            color_type='unchanged',
+            imdecode_backend='pillow',
+        )
+    )
+    with pytest.raises(ValueError, match=r'a.tif has 3 of 6144 values that'):
+        load(dict(img_path=str(path)))
+
+
+def test_pipelines_that_make_such_pixels_are_told(save_weights) -> None:
+    by_zero = "dict(type='Normalize', mean=[0.0] * 3, std=[0.0] * 3)"
+    files = save_weights(more=f'test_pipeline.insert(2, {by_zero})\n')
+    run = ScopeInferencer(*files)
+    with pytest.raises(
+        ValueError,
+        match='an array, as the test pipeline leaves it, has 41472 of 41472',
+    ):
+        run(np.full((64, 96, 3), 99, dtype=np.uint8))
+    # the loader of masks looks at the image before, unlike the packing
+    steps = run.cfg.val_dataloader.dataset.pipeline
+    for steps_now in (steps, [steps[0], steps[2], steps[-1]]):
+        run.cfg.val_dataloader.dataset.pipeline = steps_now
+        (found,) = report_data(run.cfg, ('val',), 1)
+        assert 'that are NaN or infinite' in found.problems[0].value
 
 
 def test_model_without_exits_is_refused(tiny_config, tmp_path) -> None:

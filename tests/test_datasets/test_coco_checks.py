@@ -2,12 +2,15 @@
 
 import json
 import re
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from mmengine.config import ConfigDict
 from mmengine.dataset import BaseDataset
+from pycocotools import mask
 
 from mmscope.datasets.checks import check_judging, check_masks
 from mmscope.datasets.coco_checks import check_coco, check_images, check_truth
@@ -27,6 +30,19 @@ COCO = dict(
     ],
     categories=[dict(id=3, name='circle')],
 )
+
+
+@contextmanager
+def memory_of_at_most(more: int) -> Iterator[None]:
+    """Let larger allocations than some bytes fail."""
+    text = Path('/proc/self/statm').read_text()
+    used = int(text.split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.fixture
@@ -102,6 +118,58 @@ def test_other_files_are_named(write, tmp_path: Path) -> None:
     path = Path(write(dict(COCO, images=images)).ann_file)
     with pytest.raises(ValueError, match=r"images\[0\].* has no 'height'"):
         check_coco(path)
+
+
+def with_rle(size: list, counts: object, side: int = 64) -> dict:
+    (one,) = COCO['annotations']
+    rle = dict(size=size, counts=counts)
+    return dict(
+        COCO,
+        images=[dict(COCO['images'][0], height=side)],
+        annotations=[dict(one, segmentation=rle)],
+    )
+
+
+def test_rles_of_their_image_pass(write) -> None:
+    plain = dict(size=[64, 96], counts=[0, 9, 6135])
+    packed = mask.frPyObjects(plain, 64, 96)['counts'].decode()
+    for counts in (plain['counts'], packed):
+        content = with_rle([64, 96], counts)
+        assert check_truth(write(content)) == content
+
+
+@pytest.mark.parametrize(
+    ('size', 'counts'),
+    [
+        ([1_000_000, 1_000_000], 'PR6'),
+        ([1_000_000, 1_000_000], [10**12]),
+        ([96, 64], [0, 9, 6135]),
+        ([32_000, 32_000], [1_024_000_000]),
+        ([64, 96], 'PR6PR6'),
+        ([64, 96], 'oooooo'),
+    ],
+)
+def test_rles_that_do_not_fit_their_image_are_named(
+    write, size, counts
+) -> None:
+    """And nothing of the size that they claim is allocated."""
+    metric = write(with_rle(size, counts))
+    with (
+        memory_of_at_most(2**28),
+        pytest.raises(
+            ValueError,
+            match=r'annotations\[0\] \(id 7\) has segmentation=.*its image is '
+            r'64 x 96 \(H x W\).* the size of its image',
+        ),
+    ):
+        check_truth(metric)
+
+
+@pytest.mark.parametrize('counts', [[10**30], [2**20 * 96]])
+def test_images_that_nothing_can_read_are_named(write, counts) -> None:
+    side = counts[0] // 96
+    with pytest.raises(ValueError, match='height must be a whole number fr'):
+        check_truth(write(with_rle([side + 1, 96], counts, side=side + 1)))
 
 
 class Listed(BaseDataset):

@@ -85,6 +85,10 @@ def spoil_loss(runner: Runner) -> None:
     runner.model.exit_weight = float('nan')
 
 
+def spoil_pixels(runner: Runner) -> None:
+    runner.model.data_preprocessor.mean.fill_(float('nan'))
+
+
 def spoil_step(runner: Runner) -> None:
     for group in runner.optim_wrapper.param_groups:
         group['lr'] = float('inf')
@@ -94,6 +98,7 @@ def spoil_step(runner: Runner) -> None:
     ('iteration', 'spoil', 'message'),
     [
         (1, spoil_loss, r"losses \{.*'loss_exit': nan.*no checkpoint had"),
+        (1, spoil_pixels, r"losses \{'loss': nan.*pixels that are not finit"),
         (5, spoil_loss, r"losses \{.*'loss_exit': nan.*good .*/iter_4\.pth"),
         # its checkpoint was due in this very iteration
         (4, spoil_step, r"weights \['backbone.*good .*/iter_2\.pth"),

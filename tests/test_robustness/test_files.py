@@ -170,6 +170,46 @@ def odd_coco(draw: st.DrawFn) -> object:
     return content if draw(st.integers(0, 9)) else draw(ANY_JSON)
 
 
+SIDES = st.sampled_from([64, 96, 64.0, 1, 2**20, 10**6, 10**9, 10**30, 0, -1])
+
+
+@st.composite
+def odd_rles(draw: st.DrawFn) -> object:
+    """COCO's json with RLEs of any size, and of images of any size."""
+    content = copy.deepcopy(COCO)
+    size = [draw(SIDES), draw(SIDES)]
+    image, one = content['images'][1], content['annotations'][1]
+    if draw(st.booleans()):
+        image.update(height=size[0], width=size[1])
+    whole = [0, 9, 6135] if size == [64, 96] else [int(size[0] * size[1])]
+    counts = draw(
+        st.just(whole)
+        | st.lists(st.integers(-1, 10**10), max_size=4)
+        | st.sampled_from(['PR6', '09XdP5'])
+        | st.text('01PQRSdo', max_size=8)
+    )
+    one['segmentation'] = dict(size=size, counts=counts)
+    return content
+
+
+@given(odd_rles())
+def test_odd_rles(tmp_path: Path, content: object) -> None:
+    """What passes decodes to a mask of its image."""
+    path = tmp_path / 'a.json'
+    path.write_text(json.dumps(content))
+    metric = ConfigDict(
+        type='CocoMetric', ann_file=str(path), metric=['bbox', 'segm']
+    )
+    with tried('sizes of RLEs'):
+        check_truth(metric)
+        truth = Truth(str(path))
+        image = truth.imgs[2]
+        assert truth.annToMask(truth.anns[8]).shape == (
+            image['height'],
+            image['width'],
+        )
+
+
 @given(odd_coco())
 def test_odd_annotations(tmp_path: Path, content: object) -> None:
     """What passes can be read and judged by pycocotools."""

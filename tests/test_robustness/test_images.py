@@ -52,7 +52,7 @@ def test_files_of_images(
 ) -> None:
     path = tmp_path / file[0]
     path.write_bytes(file[1])
-    load = LoadChecked(dict(type='mmseg.LoadImageFromFile'))
+    load = LoadChecked(dict(type='LoadImageFromFile'))
     with tried('files of images'):
         found = bgr_image(load(dict(img_path=str(path)))['img'])
         assert found.dtype == np.uint8
