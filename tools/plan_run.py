@@ -18,6 +18,7 @@ from mmscope.planning.report import (
     remedy_table,
     schedule_table,
 )
+from mmscope.utils.writable import check_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,6 +58,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_file(args.out, '--out')
     console = Console(markup=False, highlight=False)
     progress = Console(markup=False, highlight=False, stderr=True)
     try:

@@ -19,6 +19,7 @@ TOOLS = {
     'make_mini_imagenet.py': ('BLOCKED',),
     'make_sample_data.py': ('BLOCKED',),
     'make_sample_data.py ': ('new', '--contact-sheet', 'BLOCKED'),
+    'plan_run.py': ('config.py', '--out', 'BLOCKED'),
     'publish_model.py': ('missing.pth', 'BLOCKED'),
     'visualize_scope.py': ('missing.jpg', *FILES, '--out-dir', 'BLOCKED'),
     'visualize_scope.py ': ('val', *FILES, '--out-dir', 'BLOCKED'),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmscope.engine.config_keys import check_options
 from mmscope.engine.launch import build_runner, load_config
 from mmscope.engine.options import latest_checkpoint, set_resume
 from mmscope.utils.flops import model_flops
@@ -94,7 +95,7 @@ class AblationRun:
 
         Raises:
             FileNotFoundError: the row has no config.
-            ValueError: an option is refused.
+            ValueError: an option is refused, or misspelt.
         """
         folder = self.folder(table, row)
         path = self.configs / f'{folder.name}.py'
@@ -103,6 +104,7 @@ class AblationRun:
         if self.epochs is not None:
             options |= epoch_options(cfg, self.epochs)
         cfg.merge_from_dict({**options, 'randomness.seed': self.seed})
+        check_options(cfg, self.options)
         cfg.merge_from_dict(self.options)
         return cfg
 
