@@ -317,6 +317,16 @@ def test_metafile_lists_every_config_of_its_folder(path: Path) -> None:
     assert all((ROOT / file).is_file() for file in files)
 
 
+def test_no_two_collections_have_one_name() -> None:
+    """Of two mim gives one to the models of both."""
+    names = [
+        collection['Name']
+        for path in METAFILES
+        for collection in yaml.safe_load(path.read_text())['Collections']
+    ]
+    assert len(set(names)) == len(names)
+
+
 # MambaScope-S on COCO, rivals on ADE20K, and on ImageNet what is no Vim
 NOT_IN_PAPER = re.compile(
     r'_s_coco|(rmeeto|hiddenalign)_ade20k|deit_s_in1k|resnet50_in1k'

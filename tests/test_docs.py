@@ -42,6 +42,10 @@ def commands_of(page: Path) -> list[list[str]]:
                 found.append(['train', words[1], *words[3:]])
             elif words[:1] == ['tools/dist_test.sh']:
                 found.append(['test', *words[1:3], *words[4:]])
+            elif words[:1] == ['mim'] and words[2] == 'mmscope':
+                # mim hands a checkpoint on as test.py wants it
+                rest = [w for w in words[3:] if w != '--checkpoint']
+                found.append(rest if words[1] == 'run' else [words[1], *rest])
             elif words[:1] == ['mmscope'] and len(words) > 1:
                 tool = cli.commands().get(words[1])
                 assert tool, f'{page.name}: mmscope has no {words[1]}'
