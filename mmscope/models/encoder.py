@@ -1,5 +1,8 @@
 """Vision Mamba's encoder, which both backbones share."""
 
+# torch 2.8 exports no function that has A | B in its annotations inside
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -205,7 +208,7 @@ class VimEncoder(LayerDepth, Embeddings):
                 if name.endswith(EMBEDDED):
                     parameter.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> 'VimEncoder':
+    def train(self, mode: bool = True) -> VimEncoder:
         """Set the mode; frozen blocks stay in evaluation mode."""
         super().train(mode)
         if mode and self.block_graphs is not None:

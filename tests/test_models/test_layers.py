@@ -51,7 +51,11 @@ def test_block_compiles_without_graph_breaks(
         with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
             expected = values_and_grads(block, block, x)
             actual = values_and_grads(block, compiled, x)
-        torch.testing.assert_close(actual, expected)
+        if not autocast:
+            torch.testing.assert_close(actual, expected)
+        # torch 2.8 rounds to bfloat16 in another order
+        for found, wanted in zip(actual, expected, strict=True):
+            assert (found - wanted).norm() <= 2**-7 * wanted.norm()
 
 
 def operators(graph: torch.fx.GraphModule) -> set[str]:
