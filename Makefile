@@ -6,12 +6,15 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 
 VENV := .venv
+# the tested versions of all packages, and OpenMMLab's packages
+CONSTRAINTS := requirements/constraints.txt
+MM := requirements/mm.txt
 BIN := $(VENV)/bin
 DONE := $(VENV)/.done
 # one process for each core, and one thread in each: faster than the reverse
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 PIP := $(BIN)/python -m pip --disable-pip-version-check install \
-	-c requirements/constraints.txt
+	-c $(CONSTRAINTS)
 # a folder with a ready build of mmcv saves compiling it
 WHEELS := $(wildcard ../shared/wheels)
 
@@ -20,6 +23,7 @@ WHEELS := $(wildcard ../shared/wheels)
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 ASAN := build/asan
+MINIMUM := .minimum
 DEMO := configs/demo/mambascope_demo.py
 SHIPPED := configs/demo/mambascope_demo.pth
 DEMO_DATA := data/sample
@@ -31,13 +35,14 @@ STEP := @printf '\n==> %s\n'
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-asan lint format docs release clean \
-    distclean
+.PHONY: help setup demo test suite test-all test-minimum test-asan lint format \
+    docs release clean distclean
 
 help:
 	@echo 'make demo      train, evaluate and show a small MambaScope on sample data'
 	@echo 'make test      lint and the fast tests'
 	@echo 'make test-all  lint and all tests, the slow ones included'
+	@echo 'make test-minimum the fast tests with the oldest packages that will do'
 	@echo 'make test-asan the C++ operators under sanitizers'
 	@echo 'make docs      the site, into build/docs; warnings are errors'
 	@echo 'make release   wheel and sources, into dist, built and tried'
@@ -54,7 +59,7 @@ help:
 
 setup: $(DONE)/mmscope
 
-$(DONE)/venv: requirements/build.txt requirements/constraints.txt
+$(DONE)/venv: requirements/build.txt $(CONSTRAINTS)
 	$(STEP) 'Set-up 1/6: $(VENV) and build tools (seconds)'
 	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info < (3, 13); \
 	    ok or sys.exit("mmscope is tested on Python 3.10-3.12, and this is " \
@@ -76,7 +81,7 @@ $(DONE)/runtime: requirements/runtime.txt $(DONE)/torch
 
 # Without nvcc, mmcv is built for the CPU also where there is a GPU. No pip
 # cache: it would hand out a build made for another torch.
-$(DONE)/mm: requirements/mm.txt $(DONE)/runtime
+$(DONE)/mm: $(MM) $(DONE)/runtime
 ifneq ($(WHEELS),)
 	$(STEP) 'Set-up 4/6: mmcv from $(WHEELS); mmseg and mmdet (1 minute)'
 else
@@ -87,7 +92,7 @@ endif
 	@command -v nvcc >/dev/null || export CUDA_VISIBLE_DEVICES=; \
 	CFLAGS="$(if $(WHEELS),,$$($(BIN)/python requirements/precompile.py \
 	    build/headers))" $(PIP) --no-deps --no-build-isolation --no-cache-dir \
-	    $(addprefix --find-links ,$(WHEELS)) -r requirements/mm.txt
+	    $(addprefix --find-links ,$(WHEELS)) -r $(MM)
 	@touch $@
 
 $(DONE)/dev: requirements/dev.txt $(DONE)/mm
@@ -113,13 +118,34 @@ format: $(DONE)/mmscope
 	$(BIN)/python -m ruff format .
 	$(BIN)/python -m ruff check --fix .
 
-test: lint
+test: lint suite
+
+suite: $(DONE)/mmscope
 	$(STEP) 'Fast tests (minutes)'
 	$(PYTEST) $(PYTEST_ARGS)
 
 test-all: lint
 	$(STEP) 'All tests (many minutes)'
 	$(PYTEST) -m '' $(PYTEST_ARGS)
+
+# In a copy with an environment of its own, as the C++ operators are built in
+# the tree. Files come from git, so that a removed one goes; builds stay.
+test-minimum:
+	$(STEP) 'The oldest packages, in $(MINIMUM)'
+	@git init -q $(MINIMUM)
+	@git -C $(MINIMUM) rm -rfq --ignore-unmatch .
+	git ls-files -z | tar --null -T - -c | tar -x -C $(MINIMUM)
+	@git -C $(MINIMUM) add .
+	@$(MAKE) -s $(MINIMUM)/.venv/constraints.txt
+	MMSCOPE_REAL_DATA=$${MMSCOPE_REAL_DATA:-$(abspath ../shared/data)} \
+	    $(MAKE) -C $(MINIMUM) CONSTRAINTS=.venv/constraints.txt \
+	    MM=requirements/classic.txt suite
+
+# of two versions of a package pip is given the first
+$(MINIMUM)/.venv/constraints.txt: requirements/minimum.txt \
+    requirements/constraints.txt
+	@mkdir -p $(@D)
+	awk -F== '!seen[$$1]++' $^ > $@
 
 # The extension under the address and undefined-behaviour sanitizers, in a copy
 # of the tree. torch and Python keep memory on purpose: no leaks are looked for.
@@ -202,8 +228,8 @@ demo: $(DONE)/mmscope $(DEMO_DIR)/.shown $(DEMO_DIR)/.trained
 clean:
 	rm -rf $(DEMO_DIR) $(DEMO_DATA) build dist *.egg-info docs/generated
 	rm -rf .pytest_cache .ruff_cache .hypothesis
-	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 \
+	find . -path './.*' -prune -o -name __pycache__ -type d -print0 \
 	    | xargs -0 rm -rf
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(MINIMUM)

@@ -56,8 +56,8 @@ setup(
     **extension,
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.6',
-        'numpy',
+        'torch>=2.8',
+        'numpy>=1.24',
         'packaging',
         'matplotlib',
         'rich',

@@ -12,14 +12,22 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import torch
 from torch.utils.cpp_extension import include_paths
 
-FLAGS = ('-O2', '-g0')
+ABI = f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}'
+FLAGS = ('-O2', '-g0', ABI)
+# older versions of torch name their compiler to pybind11
+PYBIND = {
+    f'PYBIND11_{name}': getattr(torch._C, f'_PYBIND11_{name}', None)
+    for name in ('COMPILER_TYPE', 'STDLIB', 'BUILD_ABI')
+}
 # those that mmcv's setup.py and torch's extension builder add: the headers
 # are taken only where all that matters is the same
 ADDED = (
     *('-fPIC', '-std=c++17'),
     *('-DTORCH_API_INCLUDE_EXTENSION_H', '-DTORCH_EXTENSION_NAME=_ext'),
+    *(f'-D{name}="{value}"' for name, value in PYBIND.items() if value),
 )
 
 

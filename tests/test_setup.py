@@ -36,7 +36,12 @@ def normalise(name: str) -> str:
     return re.sub(r'[-_.]+', '-', name).lower()
 
 
-PINS = {normalise(r.name): r for r in read_requirements('constraints.txt')}
+def read_pins(name: str) -> dict[str, Requirement]:
+    return {normalise(r.name): r for r in read_requirements(name)}
+
+
+PINS = read_pins('constraints.txt')
+OLDEST = read_pins('minimum.txt')
 REQUIREMENT_FILES = (
     *('build', 'torch', 'runtime', 'mm', 'dev'),
     *('docs', 'release', 'export'),
@@ -50,6 +55,23 @@ def test_every_requirement_is_pinned(name: str) -> None:
     for requirement in requirements:
         pin = PINS[normalise(requirement.name)]
         assert [s.operator for s in pin.specifier] == ['==']
+
+
+@pytest.mark.parametrize(
+    'requirement', read_requirements('classic.txt'), ids=str
+)
+def test_every_classic_package_is_pinned(requirement: Requirement) -> None:
+    pin = OLDEST[normalise(requirement.name)]
+    assert [s.operator for s in pin.specifier] == ['==']
+
+
+@pytest.mark.parametrize(('name', 'version'), MINIMUM_VERSIONS.items())
+def test_what_is_asked_for_is_what_is_tested(name: str, version: str) -> None:
+    classic = DISTRIBUTIONS.get(name, (name,))[-1]
+    (specifier,) = OLDEST[classic].specifier
+    assert Version(specifier.version) == Version(version)
+    short = re.sub(r'\.0$', '', version)
+    assert f'{name} ≥ {short}' in (ROOT / 'docs/install.md').read_text()
 
 
 def test_opencv_with_libgl_cannot_be_installed() -> None:
@@ -78,12 +100,14 @@ def test_extra_mm_is_the_tested_set() -> None:
     assert {r for r in extra if r.startswith('onedl-')} == tested
 
 
-def test_minimum_torch_is_the_same_everywhere() -> None:
+@pytest.mark.parametrize('name', ['torch', 'numpy'])
+def test_pip_asks_for_what_is_tested(name: str) -> None:
     requires = setup_arguments()['install_requires']
-    (torch,) = [r for r in map(Requirement, requires) if r.name == 'torch']
-    (specifier,) = torch.specifier
-    assert specifier.operator == '>='
-    assert Version(specifier.version) == Version(MINIMUM_VERSIONS['torch'])
+    (asked,) = [r for r in map(Requirement, requires) if r.name == name]
+    (least,), (tested,) = asked.specifier, OLDEST[name].specifier
+    assert least.operator == '>='
+    assert Version(tested.version) in asked.specifier
+    assert tested.version.startswith(least.version)
 
 
 def test_no_folder_is_left_out_of_the_package() -> None:
@@ -109,3 +133,18 @@ def test_the_citation_names_the_version() -> None:
     citation = (ROOT / 'CITATION.cff').read_text()
     (version,) = re.findall(r'^version: (.+)$', citation, re.MULTILINE)
     assert f"'{version}'" in (ROOT / 'mmscope/version.py').read_text()
+
+
+def test_workflows_and_pages_call_goals_of_the_makefile() -> None:
+    makefile = (ROOT / 'Makefile').read_text()
+    goals = {*re.findall(r'^([a-z][a-z-]*):(?!=)', makefile, re.MULTILINE)}
+    called = {
+        goal
+        for pattern in ('.github/workflows/*.yml', '*.md', 'docs/*.md')
+        for path in ROOT.glob(pattern)
+        for goal in re.findall(
+            r'(?:run: |^|`)make ([a-z-]+)', path.read_text(), re.MULTILINE
+        )
+    }
+    assert 'test-minimum' in called
+    assert called <= goals

@@ -13,10 +13,10 @@ from packaging.version import Version
 
 # minimums only: an upper bound would refuse sets that work
 MINIMUM_VERSIONS = {
-    'torch': '2.6.0',
-    'mmengine': '0.10.0',
+    'torch': '2.8.0',
+    'mmengine': '0.10.4',
     'mmcv': '2.1.0',
-    'mmseg': '1.2.0',
+    'mmseg': '1.2.2',
     'mmdet': '3.3.0',
     'mmpretrain': '1.2.0',
 }

@@ -33,7 +33,7 @@ BROKEN = "raise AssertionError('MMCV==9.9 is used')"
 @pytest.mark.parametrize(
     ('library', 'source', 'reason', 'bad', 'good'),
     [
-        ('mmseg', OLD, 'mmscope needs mmseg >= 1.2.0', SEGMENTOR, DETECTOR),
+        ('mmseg', OLD, 'mmscope needs mmseg >= 1.2.2', SEGMENTOR, DETECTOR),
         ('mmseg', BROKEN, 'MMCV==9.9 is used', SEGMENTOR, DETECTOR),
         # a broken mmdet breaks mmseg's own imports
         ('mmdet', OLD, 'mmscope needs mmdet >= 3', DETECTOR, SEGMENTOR),
