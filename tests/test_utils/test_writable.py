@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -67,16 +69,23 @@ for check, path in (('check_folder', 'new'), ('check_file', 'file')):
 """
 
 
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that other users reach, as they do not reach pytest's own."""
+    with TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        folder.chmod(0o755)
+        yield folder
+
+
 def test_permissions_bind_whoever_the_process_acts_for(
-    tmp_path: Path,
+    public_folder: Path,
 ) -> None:
     """Of root, as tests may run, they bind none."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    (tmp_path / 'file').write_text('')
+    (public_folder / 'file').write_text('')
     code = AS_NOBODY.format(user=NOBODY)
     done = subprocess.run(
-        [sys.executable, '-c', code, writable.__file__, str(tmp_path)],
+        [sys.executable, '-c', code, writable.__file__, str(public_folder)],
         capture_output=True,
         text=True,
     )
@@ -84,6 +93,8 @@ def test_permissions_bind_whoever_the_process_acts_for(
         pytest.skip('only root can act for another user')
     assert done.stderr == ''
     first, second = done.stdout.splitlines()
-    fix = 'cannot be written to by this user; choose another'
-    assert first.startswith(f'--out {tmp_path}/new: {tmp_path} {fix}')
-    assert second.startswith(f'--out {tmp_path}/file: {tmp_path} {fix}')
+    for line, name in ((first, 'new'), (second, 'file')):
+        assert line.startswith(
+            f'--out {public_folder}/{name}: {public_folder} cannot be written '
+            'to by this user; choose another'
+        )
