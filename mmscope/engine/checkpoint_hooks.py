@@ -19,6 +19,8 @@ class RandomStateHook(Hook):
 
     mmengine saves none. Exact at ``num_workers=0`` in a single process:
     workers draw their own numbers, and ranks save only the first one's.
+    The classic mmengine loads the images that a run over iterations skips,
+    which moves the states again: it goes on with other crops of the images.
     Validation is kept from moving the states.
     """
 

@@ -11,6 +11,7 @@ from torch.export import Dim
 
 from mmscope.models.early_exit import EarlyExitMixin
 from mmscope.ops import use_backend
+from mmscope.utils.structures import swaps_channels
 from mmscope.version import __version__
 
 from .checks import check_exportable
@@ -66,11 +67,7 @@ def export_onnx(
         image_size=list(size),
         mean=preprocessor.mean.flatten().tolist(),
         std=preprocessor.std.flatten().tolist(),
-        # mmengine's name, by no public one, and mmpretrain's
-        bgr_to_rgb=bool(
-            getattr(preprocessor, '_channel_conversion', False)
-            or getattr(preprocessor, 'to_rgb', False)
-        ),
+        bgr_to_rgb=swaps_channels(preprocessor),
         eta=float(settings.eta),
         exit_score=type(judge).__name__,
         share=float(settings.shares[-1]),

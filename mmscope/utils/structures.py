@@ -10,6 +10,22 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
+def swaps_channels(preprocessor: nn.Module) -> bool:
+    """Whether a data preprocessor turns BGR images to RGB, or the reverse.
+
+    The libraries give it no public name, and three private ones.
+
+    Args:
+        preprocessor: Data preprocessor of a model.
+    """
+    names = (
+        '_channel_conversion',  # mmengine's, so mmdet's and OneDL's mmseg's
+        'channel_conversion',  # the classic mmseg's
+        'to_rgb',  # mmpretrain's
+    )
+    return any(getattr(preprocessor, name, False) for name in names)
+
+
 def canvas_of(sample: BaseDataElement) -> tuple[int, int]:
     """Height and width that the model saw, padding included.
 

@@ -14,6 +14,7 @@ from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
 from mmscope.datasets.wrappers import inner_datasets
+from mmscope.utils.structures import swaps_channels
 
 MASK_ALPHA = 0.65
 SCORE_THRESHOLD = 0.3
@@ -108,9 +109,7 @@ def image_seen(inputs: Tensor, model: nn.Module) -> np.ndarray:
         (H, W, 3), RGB.
     """
     image = inputs.permute(1, 2, 0).cpu().numpy()
-    # mmpretrain's name of it, and that of mmseg and mmdet
-    names = 'to_rgb', '_channel_conversion'
-    if any(getattr(model.data_preprocessor, name, False) for name in names):
+    if swaps_channels(model.data_preprocessor):
         image = image[..., ::-1]
     return np.ascontiguousarray(image)
 

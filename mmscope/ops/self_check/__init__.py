@@ -23,7 +23,8 @@ from .run import Check, examine_once
 ENV_SELF_CHECK = 'MMSCOPE_SELF_CHECK'
 LOGGER = logging.getLogger('mmscope')
 
-_VERDICTS: dict[Check, str | None] = {}
+# by what is asked, as text: for other keys torch 2.8 does not compile again
+_VERDICTS: dict[str, str | None] = {}
 _LOCK = threading.Lock()
 
 
@@ -54,8 +55,9 @@ def refusal(operator: str, backend: str, x: Tensor) -> str | None:
     if not applies(x) or os.environ.get(ENV_SELF_CHECK) == '0':
         return None
     check = Check(operator, backend, str(x.dtype)[6:], str(x.device))
-    if check in _VERDICTS:
-        return _VERDICTS[check]
+    asked = ' '.join(check)
+    if asked in _VERDICTS:
+        return _VERDICTS[asked]
     if torch.compiler.is_compiling():
         return None
     if x.is_cuda and not torch.cuda.is_available():  # a fake tensor
@@ -64,9 +66,9 @@ def refusal(operator: str, backend: str, x: Tensor) -> str | None:
         known = remembered(check)
         return known.reason if known else None
     with _LOCK:
-        if check not in _VERDICTS:
-            _VERDICTS[check] = _decide(check)
-        return _VERDICTS[check]
+        if asked not in _VERDICTS:
+            _VERDICTS[asked] = _decide(check)
+        return _VERDICTS[asked]
 
 
 def _decide(check: Check) -> str | None:
