@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lines import resumes_exactly
 from run_hooks import Before, Recorder, interrupt
 
 from mmscope.utils.checkpoint import CheckpointError
@@ -48,6 +49,7 @@ def assert_same_state(one: Path, other: Path) -> None:
     assert [k for k in first if not np.array_equal(first[k], second[k])] == []
 
 
+@resumes_exactly
 def test_interrupted_run_goes_on_exactly(
     train, tiny_config, tmp_path, whole_run
 ) -> None:
@@ -66,6 +68,7 @@ def test_interrupted_run_goes_on_exactly(
     assert_same_state(whole_dir / 'iter_9.pth', tmp_path / 'iter_9.pth')
 
 
+@resumes_exactly
 def test_resumption_after_the_change_of_alpha(
     train, tiny_config, tmp_path, whole_run
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lines import resumes_exactly
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from run_hooks import Before, Recorder
@@ -95,6 +96,7 @@ class Within(Hook):
             os.kill(os.getpid(), self.number)
 
 
+@resumes_exactly
 @pytest.mark.parametrize(
     ('point', 'number', 'done'),
     [
