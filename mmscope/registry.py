@@ -14,8 +14,10 @@ for _name in ('mmengine', 'mmcv'):
 from mmengine import registry
 from mmengine.config.utils import MODULE2PACKAGE
 
-# lets configs inherit from 'mmscope::...' once the package is imported
-MODULE2PACKAGE.setdefault('mmscope', 'mmscope')
+# Lets configs inherit from 'mmscope::...' once the package is imported. The
+# classic mmengine looks for the folder of a distribution, which is another one
+# where mmscope is installed as editable; by the name of a module it finds it.
+MODULE2PACKAGE['mmscope'] = 'mmscope.version'
 # mmengine looks for a distribution mmsegmentation, and OneDL's has another
 # name; by the name of the module it finds either
 MODULE2PACKAGE['mmseg'] = 'mmseg'
