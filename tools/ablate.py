@@ -7,7 +7,6 @@ settings are the same.
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
 from rich.console import Console
 
 from mmscope.engine.ablation import (
@@ -19,6 +18,7 @@ from mmscope.engine.ablation import (
     remarks,
     write_report,
 )
+from mmscope.engine.options import add_cfg_options
 from mmscope.utils.writable import check_folder
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'ablation'
@@ -45,12 +45,7 @@ def parse_args() -> argparse.Namespace:
         help='folder of all rows; default work_dirs/ablation and data set, '
         'epochs and seed',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='change settings of all rows, as key=value',
-    )
+    add_cfg_options(parser, 'change settings of all rows, as key=value')
     return parser.parse_args()
 
 

@@ -5,11 +5,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import mmengine
-from mmengine.config import DictAction
 from rich.console import Console
 
 from mmscope.benchmark.timing import torch_threads
 from mmscope.engine.launch import load_config
+from mmscope.engine.options import add_cfg_options
 from mmscope.export.bench import bench_export, table_of
 from mmscope.export.build import model_to_export
 from mmscope.utils.writable import check_file
@@ -28,11 +28,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--repeats', type=int, default=5, help='turns')
     parser.add_argument('--out', help='json file to write')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings of the config that were changed, as key=value',
+    add_cfg_options(
+        parser, 'settings of the config that were changed, as key=value'
     )
     return parser.parse_args()
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import mmengine
 import numpy as np
-from mmengine.config import DictAction
 from mmengine.dist import barrier, is_main_process
 from rich.console import Console
 
 from mmscope.datasets.subset import spread
 from mmscope.engine.launch import LAUNCHERS
+from mmscope.engine.options import add_cfg_options
 from mmscope.evaluation.task_metric import find_task_metric
 from mmscope.exits import (
     BUDGETS,
@@ -59,12 +59,7 @@ def parse_args() -> argparse.Namespace:
         '--num-images', type=int, default=500, help='to fit on, at most'
     )
     parser.add_argument('--out-dir', help='folder for what is written')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='change settings of the config, as key=value',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=LAUNCHERS,

@@ -5,12 +5,12 @@ Exit status 1 if there is a problem.
 
 import argparse
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
 from mmscope.engine.data_report import SplitReport, report_data
 from mmscope.engine.launch import load_config
+from mmscope.engine.options import add_cfg_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,12 +29,7 @@ def parse_args() -> argparse.Namespace:
         default=20,
         help='samples of each split that are read through its pipeline',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='change settings of the config, as key=value',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mmengine
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from mmscope.engine.options import add_cfg_options
 from mmscope.evaluation.task_metric import find_task_metric
 from mmscope.exits import count_share_gflops
 from mmscope.exits.cells import OWN_SCORE, SCORES, compare_cells
@@ -46,12 +46,7 @@ def parse_args() -> argparse.Namespace:
         help='shares of cells to refine',
     )
     parser.add_argument('--out-dir', help='folder for what is written')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='change settings of the config, as key=value',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

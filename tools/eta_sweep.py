@@ -11,12 +11,12 @@ from pathlib import Path
 
 import mmengine
 import numpy as np
-from mmengine.config import DictAction
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 from rich.console import Console
 
 from mmscope.engine.launch import LAUNCHERS
+from mmscope.engine.options import add_cfg_options
 from mmscope.evaluation.task_metric import TaskMetric, find_task_metric
 from mmscope.exits import (
     ExitAnswers,
@@ -110,12 +110,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--num-pictures', type=int, default=8, help='images in pictures.png'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='change settings of the config, as key=value',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=LAUNCHERS,

@@ -3,10 +3,9 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmscope.benchmark.build import default_shape
 from mmscope.engine.launch import load_config
+from mmscope.engine.options import add_cfg_options
 from mmscope.export import export_onnx
 from mmscope.export.build import classes_of, model_to_export
 from mmscope.export.quantise import quantise
@@ -44,12 +43,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='also write OUT_DIR/int8, with linear layers in int8',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='change settings of the config, as key=value',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

@@ -4,13 +4,12 @@ import argparse
 
 import mmengine
 from mmengine.analysis import parameter_count
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
 from mmscope.benchmark.build import build_model, default_shape
 from mmscope.engine.launch import build_runner, load_config
-from mmscope.engine.options import set_eta
+from mmscope.engine.options import add_cfg_options, set_eta
 from mmscope.models import has_exits, is_elastic
 from mmscope.utils.dataset_flops import dataset_flops
 from mmscope.utils.flops import (
@@ -65,12 +64,7 @@ def parse_args() -> argparse.Namespace:
         '--eta', type=float, help="threshold for that; default the config's"
     )
     parser.add_argument('--out', help='json file to write')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='change settings of the config, as key=value',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

@@ -7,10 +7,10 @@ Of a GPU that is not here, time is an estimate from one end to the other; with
 import argparse
 
 import mmengine
-from mmengine.config import DictAction
 from rich.console import Console
 
 from mmscope.engine.launch import load_config
+from mmscope.engine.options import add_cfg_options
 from mmscope.planning import DEVICES, make_plan
 from mmscope.planning.report import (
     lines,
@@ -47,12 +47,7 @@ def parse_args() -> argparse.Namespace:
         help='images of the training set, where its files are not here',
     )
     parser.add_argument('--out', help='json file to write')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='change settings of the config, as key=value',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

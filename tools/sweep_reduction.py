@@ -8,11 +8,11 @@ import argparse
 from pathlib import Path
 
 import mmengine
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
 from mmscope.benchmark.reduction import plot_reduction, sweep_reduction
+from mmscope.engine.options import add_cfg_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,12 +39,7 @@ def parse_args() -> argparse.Namespace:
         help='of DynamicTokens: share of tokens kept at a time',
     )
     parser.add_argument('--out-dir', default='work_dirs/reduction')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='change settings of the config, as key=value',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

@@ -3,11 +3,10 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmscope.engine.launch import LAUNCHERS, build_runner, load_config
 from mmscope.engine.options import (
     MetricsFile,
+    add_cfg_options,
     set_eta,
     set_output,
     set_pictures,
@@ -36,12 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out', help='folder for metrics.json, exits.json and predictions'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='change settings of the config, as key=value',
-    )
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return parser.parse_args()

@@ -2,10 +2,13 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
 from mmscope.engine.launch import LAUNCHERS, build_runner, load_config
-from mmscope.engine.options import set_amp, set_auto_scale_lr, set_resume
+from mmscope.engine.options import (
+    add_cfg_options,
+    set_amp,
+    set_auto_scale_lr,
+    set_resume,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,12 +33,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help="scale the learning rate by the batch size over the config's",
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='change settings of the config, as key=value',
-    )
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return parser.parse_args()

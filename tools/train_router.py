@@ -8,9 +8,9 @@ import argparse
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 from rich.console import Console
 
+from mmscope.engine.options import add_cfg_options
 from mmscope.evaluation.task_metric import find_task_metric
 from mmscope.exits.replay import TOLERANCE, auroc_text
 from mmscope.exits.router import fit_router
@@ -29,12 +29,7 @@ def parse_args() -> argparse.Namespace:
         default=TOLERANCE,
         help='points that a coarse answer "as good as the fine one" may lack',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='change settings of the config, as key=value',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

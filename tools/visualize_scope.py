@@ -7,12 +7,12 @@ truth, and a plot counts for each eta how many images end at each stage.
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import track
 
 from mmscope.apis import ScopeInferencer, find_images
 from mmscope.engine.launch import load_config
+from mmscope.engine.options import add_cfg_options
 from mmscope.evaluation.task_metric import find_task_metric
 from mmscope.exits import collect_answers, count_stages, sweep_eta
 from mmscope.exits.plots import plot_stages
@@ -45,12 +45,7 @@ def parse_args() -> argparse.Namespace:
         '--num-images', type=int, default=24, help='to draw, at most'
     )
     parser.add_argument('--out-dir', default='work_dirs/scope')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='change settings of the config, as key=value',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import track
 
 from mmscope.datasets.subset import spread
 from mmscope.engine.launch import build_runner, load_config
+from mmscope.engine.options import add_cfg_options
 from mmscope.visualization import draw_tokens, token_slots
 
 
@@ -23,12 +23,7 @@ def parse_args() -> argparse.Namespace:
         help='images of the test set, evenly spread over it',
     )
     parser.add_argument('--out-dir', default='work_dirs/tokens')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='change settings of the config, as key=value',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

@@ -1,11 +1,12 @@
-"""What the options of tools/train.py and tools/test.py change in a config."""
+"""Options that tools share, and what they change in a config."""
 
+from argparse import ArgumentParser
 from math import isfinite
 from pathlib import Path
 
 import mmengine
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -16,6 +17,21 @@ from mmscope.utils.writable import check_folder
 
 # hooks that name pictures after the images, which visualizers do not
 NAMING_HOOKS = ('DetVisualizationHook', 'ClassVisualizationHook')
+
+
+def add_cfg_options(
+    parser: ArgumentParser,
+    text: str = 'change settings of the config, as key=value',
+) -> None:
+    """Add the option ``--cfg-options`` to a tool.
+
+    Args:
+        parser: Parser of the tool's command line.
+        text: Help of the option.
+    """
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help=text
+    )
 
 
 def set_eta(cfg: Config, eta: float) -> None:
