@@ -192,14 +192,19 @@ def odd_rles(draw: st.DrawFn) -> object:
     return content
 
 
+def written(path: Path, content: object) -> ConfigDict:
+    """Write annotations; returns the config of the metric that reads them."""
+    path.write_text(json.dumps(content))
+    return ConfigDict(
+        type='CocoMetric', ann_file=str(path), metric=['bbox', 'segm']
+    )
+
+
 @given(odd_rles())
 def test_odd_rles(tmp_path: Path, content: object) -> None:
     """What passes decodes to a mask of its image."""
     path = tmp_path / 'a.json'
-    path.write_text(json.dumps(content))
-    metric = ConfigDict(
-        type='CocoMetric', ann_file=str(path), metric=['bbox', 'segm']
-    )
+    metric = written(path, content)
     with tried('sizes of RLEs'):
         check_truth(metric)
         truth = Truth(str(path))
@@ -214,10 +219,7 @@ def test_odd_rles(tmp_path: Path, content: object) -> None:
 def test_odd_annotations(tmp_path: Path, content: object) -> None:
     """What passes can be read and judged by pycocotools."""
     path = tmp_path / 'ä b.json'
-    path.write_text(json.dumps(content))
-    metric = ConfigDict(
-        type='CocoMetric', ann_file=str(path), metric=['bbox', 'segm']
-    )
+    metric = written(path, content)
     with tried('COCO annotations'):
         check_truth(metric)
         judge(path)
