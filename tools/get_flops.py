@@ -1,9 +1,11 @@
 """What an image costs: exact counts by component and by its path."""
 
 import argparse
+from collections.abc import Sequence
 
 import mmengine
 from mmengine.analysis import parameter_count
+from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
@@ -11,12 +13,13 @@ from mmscope.benchmark.build import build_model, default_shape
 from mmscope.engine.launch import build_runner, load_config
 from mmscope.engine.options import add_cfg_options, set_eta
 from mmscope.models import has_exits, is_elastic
-from mmscope.utils.dataset_flops import dataset_flops
+from mmscope.utils.dataset_flops import DatasetFlops, dataset_flops
 from mmscope.utils.flops import (
     COMPONENTS,
     CONVENTIONS,
     MASKS,
     PROPOSALS,
+    ModelFlops,
     model_flops,
 )
 from mmscope.utils.windows import slides
@@ -91,12 +94,77 @@ def make_share_table(rows: dict[str, dict]) -> Table:
     return table
 
 
+def make_columns(
+    flops: ModelFlops, rates: Sequence[float], elastic: bool
+) -> dict[str, dict]:
+    """Name the paths of an image, and what their components cost.
+
+    Raises:
+        ValueError: If a rate is not from 0 to 1.
+    """
+    columns = {'all': flops.refined}
+    if elastic:
+        columns = {
+            'coarse pass': flops.coarse,
+            'exits, in all': flops.exited,
+        } | {
+            f'share {share:g}, in all': count
+            for share, count in flops.by_share.items()
+        }
+    elif flops.coarse:
+        columns = {
+            'coarse pass': flops.coarse,
+            'fine pass': flops.fine,
+            'exits, in all': flops.exited,
+            'refined, in all': flops.refined,
+        }
+    for rate in rates:
+        columns[f'{100 * rate:g} % exit'] = flops.expected(rate)
+    return columns
+
+
+def count_dataset(
+    cfg: Config, args: argparse.Namespace, regions: dict[str, int]
+) -> DatasetFlops:
+    """Average over the test images, with the exits of a checkpoint."""
+    cfg.work_dir = cfg.work_dir + '/flops'
+    runner = build_runner(cfg, 'none', ('test',), args.checkpoint)
+    loader = runner.test_loop.dataloader
+    return dataset_flops(runner.model, loader, args.convention, **regions)
+
+
+def print_columns(columns: dict[str, dict], elastic: bool) -> None:
+    """Print the table of all paths and components."""
+    console = Console(markup=False)
+    if elastic:  # no figure is cut off where the terminal is narrow
+        console.width = max(console.width, 110)
+        console.print(make_share_table(columns))
+    else:
+        console.print(make_table(columns))
+
+
+def dataset_line(mean: DatasetFlops, elastic: bool) -> str:
+    """Say in a line what the test images were, and where they ended."""
+    line = f'{mean.images} test images, exit rate {mean.exit_rate:.4f}'
+    if mean.windows > mean.images:
+        line += f', {mean.windows} windows'
+    if elastic:
+        line += f', mean share of cells {mean.mean_share:.4f}'
+    return line
+
+
+def find_shape(args: argparse.Namespace, cfg: Config) -> tuple[int, int]:
+    """Read height and width from ``--shape``, or take the config's."""
+    if args.shape and len(args.shape) > 2:
+        raise SystemExit(f'--shape takes H W or one side, got {args.shape}')
+    shape = tuple(args.shape or default_shape(cfg))
+    return shape if len(shape) == 2 else shape * 2
+
+
 def main() -> None:
     args = parse_args()
     check_file(args.out, '--out')
     cfg = load_config(args.config, None, args.cfg_options)
-    if args.shape and len(args.shape) > 2:
-        raise SystemExit(f'--shape takes H W or one side, got {args.shape}')
     if args.eta is not None:
         set_eta(cfg, args.eta)
     if args.exit_rate and not has_exits(cfg):
@@ -104,51 +172,22 @@ def main() -> None:
             f'--exit-rate needs a model with early exits; the backbone of '
             f'{args.config} is {cfg.model.backbone.type}'
         )
-    shape = tuple(args.shape or default_shape(cfg))
-    shape = shape if len(shape) == 2 else shape * 2
+    shape = find_shape(args, cfg)
     model = build_model(cfg)
+    elastic = is_elastic(model)
     regions = dict(proposals=args.proposals, masks=args.masks)
     try:
         flops = model_flops(model, shape, args.convention, **regions)
-        columns = {'all': flops.refined}
-        elastic = is_elastic(model)
-        if elastic:
-            columns = {
-                'coarse pass': flops.coarse,
-                'exits, in all': flops.exited,
-            } | {
-                f'share {share:g}, in all': count
-                for share, count in flops.by_share.items()
-            }
-        elif flops.coarse:
-            columns = {
-                'coarse pass': flops.coarse,
-                'fine pass': flops.fine,
-                'exits, in all': flops.exited,
-                'refined, in all': flops.refined,
-            }
-        for rate in args.exit_rate:
-            columns[f'{100 * rate:g} % exit'] = flops.expected(rate)
+        columns = make_columns(flops, args.exit_rate, elastic)
     except ValueError as err:
         raise SystemExit(f'get_flops: {err}') from None
-
-    report = dict(shape=flops.shape, convention=args.convention)
+    mean = None
     if args.checkpoint:
-        cfg.work_dir = cfg.work_dir + '/flops'
-        runner = build_runner(cfg, 'none', ('test',), args.checkpoint)
-        loader = runner.test_loop.dataloader
-        mean = dataset_flops(runner.model, loader, args.convention, **regions)
+        mean = count_dataset(cfg, args, regions)
         columns['mean of the test images'] = mean.mean
-        report |= dict(
-            images=mean.images,
-            windows=mean.windows,
-            exit_rate=mean.exit_rate,
-            shapes=mean.shapes,
-        )
-        if elastic:
-            report['mean_share'] = mean.mean_share
-    what = 'a window' if slides(model) else 'an image'
+
     params = parameter_count(model)['']
+    what = 'a window' if slides(model) else 'an image'
     print(
         f'{args.config}: {params / 1e6:.2f}M parameters\n'
         f'G multiply-adds of {what} of {shape[0]} x {shape[1]}, '
@@ -156,20 +195,20 @@ def main() -> None:
     )
     if getattr(model, 'roi_head', None) is not None:
         print(f'{args.proposals} proposals, {args.masks} masks')
-    console = Console(markup=False)
-    if elastic:  # no figure is cut off where the terminal is narrow
-        console.width = max(console.width, 110)
-        console.print(make_share_table(columns))
-    else:
-        console.print(make_table(columns))
-    if args.checkpoint:
-        line = f'{mean.images} test images, exit rate {mean.exit_rate:.4f}'
-        if mean.windows > mean.images:
-            line += f', {mean.windows} windows'
-        if elastic:
-            line += f', mean share of cells {mean.mean_share:.4f}'
-        print(line)
+    print_columns(columns, elastic)
+    if mean:
+        print(dataset_line(mean, elastic))
     if args.out:
+        report = dict(shape=flops.shape, convention=args.convention)
+        if mean:
+            report |= dict(
+                images=mean.images,
+                windows=mean.windows,
+                exit_rate=mean.exit_rate,
+                shapes=mean.shapes,
+            )
+            if elastic:
+                report['mean_share'] = mean.mean_share
         report |= dict(parameters=params, flops=columns)
         mmengine.dump(report, args.out, indent=2)
         print(f'written to {args.out}')
