@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lines import imports_no_operators
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / 'docs/faq.md').read_text()
@@ -86,6 +87,7 @@ except ImportError as error:
 """
 
 
+@imports_no_operators
 def test_segmentors_need_no_operators_of_mmcv() -> None:
     script = WITHOUT_OPERATORS.format(root=ROOT)
     assert run(script) == '(1, 64, 96) True'

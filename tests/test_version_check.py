@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from lines import CLASSIC
 
 from mmscope.utils import versions
 from mmscope.utils.versions import MINIMUM_VERSIONS, require
 
 ROOT = Path(__file__).parents[1]
+# in the line of packages that is there
+MMCV = 'mmcv' if CLASSIC else 'onedl-mmcv'
 
 
 def add_package(
@@ -99,7 +102,7 @@ def test_old_package_is_named_with_both_versions(tmp_path: Path) -> None:
     assert message == (
         'ImportError: mmscope needs mmcv >= 2.1.0, but mmcv is at 1.7.2; to '
         'fix it run: pip install --no-build-isolation '
-        "'onedl-mmcv>=2.1.0'"
+        f"'{MMCV}>=2.1.0'"
     )
 
 

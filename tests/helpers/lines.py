@@ -10,3 +10,6 @@ resumes_exactly = pytest.mark.skipif(
     reason='classic mmengine loads the images that a resumed run over '
     'iterations skips, and that draws random numbers',
 )
+imports_no_operators = pytest.mark.skipif(
+    CLASSIC, reason='classic mmseg imports mmcv.ops itself'
+)

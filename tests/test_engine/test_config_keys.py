@@ -154,7 +154,7 @@ def test_a_model_that_is_built_alone_names_keys(tiny_config) -> None:
 
 
 def test_other_type_errors_stay(tiny_config, tmp_path) -> None:
-    config = tiny_config("model['backbone']['img_size'] = object\n")
+    config = tiny_config("model['backbone']['img_size'] = (64, None)\n")
     with single_run(), pytest.raises(TypeError, match='unsupported operand'):
         cfg = load_config(str(config), str(tmp_path))
         build_runner(cfg, 'none', ('train',))
