@@ -15,6 +15,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
+def environment() -> dict[str, str]:
+    """Tell the variables of a process of one thread that imports as we do."""
+    return {
+        **os.environ,
+        'OMP_NUM_THREADS': '1',
+        'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path]),
+    }
+
+
 def torchrun(
     count: int, *command: object, options: Sequence[object] = ('--standalone',)
 ) -> subprocess.CompletedProcess:
@@ -29,11 +38,7 @@ def torchrun(
     return subprocess.run(
         [sys.executable, *map(str, (*words, *command))],
         cwd=ROOT,
-        env={
-            **os.environ,
-            'OMP_NUM_THREADS': '1',
-            'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path]),
-        },
+        env=environment(),
         capture_output=True,
         text=True,
     )

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -185,19 +186,26 @@ def test_a_config_without_a_pipeline_that_packs_is_refused(
         make_plan(cfg, 'a100-80g')
 
 
-def test_what_does_not_fit_is_told_what_would(
+@pytest.fixture
+def plan_run(
     run_tool, tiny_config, tmp_path: Path, capsys, monkeypatch
-) -> None:
+) -> Callable[..., tuple[str, dict]]:
+    """The tool for a small config; tells what it prints and writes."""
     monkeypatch.setenv('COLUMNS', '200')
     out = tmp_path / 'plan.json'
-    run_tool(
-        'plan_run.py',
-        *(tiny_config(), '--device', 't4', '--gpus', 2),
-        *('--batch-size', 100_000, '--out', out),
+
+    def plan(*options: object) -> tuple[str, dict]:
+        run_tool('plan_run.py', tiny_config(), '--out', out, *options)
+        return capsys.readouterr().out, json.loads(out.read_text())
+
+    return plan
+
+
+def test_what_does_not_fit_is_told_what_would(plan_run) -> None:
+    printed, plan = plan_run(
+        *('--device', 't4', '--gpus', 2, '--batch-size', 100_000)
     )
-    printed = capsys.readouterr().out
     assert 'DOES NOT FIT: 100000 images' in printed
-    plan = json.loads(out.read_text())
     assert not plan['fits'] and plan['memory'] > 16e9
     names = [one['name'] for one in plan['remedies']]
     assert names[1:] == [
@@ -214,18 +222,11 @@ def test_what_does_not_fit_is_told_what_would(
 
 
 @pytest.mark.parametrize('device', ['rtx3090', 'here'])
-def test_the_tool_prints_a_plan(
-    device: str, run_tool, tiny_config, tmp_path: Path, capsys, monkeypatch
-) -> None:
-    monkeypatch.setenv('COLUMNS', '200')
-    out = tmp_path / 'plan.json'
-    run_tool(
-        'plan_run.py',
-        *(tiny_config(), '--device', device, '--amp', '--out', out),
+def test_the_tool_prints_a_plan(device: str, plan_run) -> None:
+    printed, plan = plan_run(
+        *('--device', device, '--amp'),
         *('--cfg-options', 'model.backbone.drop_path_rate=0.1'),
     )
-    printed = capsys.readouterr().out
-    plan = json.loads(out.read_text())
     assert plan['fits']
     assert 'tools/train.py' in printed
     assert '--amp --cfg-options model.backbone.drop_path_rate=0.1' in printed

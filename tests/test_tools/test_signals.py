@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import ROOT
+from processes import ROOT, environment
 
 CONFIG = """
 train_cfg = dict(max_iters={iters}, val_interval=1000)
@@ -32,11 +32,7 @@ def start(
         return subprocess.Popen(
             [sys.executable, *map(str, words)],
             cwd=ROOT,
-            env={
-                **os.environ,
-                'OMP_NUM_THREADS': '1',
-                'PYTHONPATH': os.pathsep.join([str(ROOT), *sys.path]),
-            },
+            env=environment(),
             stdout=log,
             stderr=log,
             start_new_session=True,
