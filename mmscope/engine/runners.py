@@ -1,5 +1,8 @@
 """Runners as the tools need them."""
 
+from __future__ import annotations
+
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -7,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 
+from mmengine.config import Config
 from mmengine.dist import master_only
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -16,8 +21,45 @@ class AnsweringRunner(Runner):
     """A Runner that trains nothing, and writes its config beside its log.
 
     mmengine's writes it into the work dir, over that of the training, which
-    later runs read: options of a test would hold for all of them.
+    later runs read: options of a test would hold for all of them. And what
+    mmengine says of environment, config and hooks, hundreds of lines ahead
+    of a short answer, goes into the log alone; warnings are printed, too.
     """
+
+    @classmethod
+    def from_cfg(cls, cfg: dict | Config) -> AnsweringRunner:
+        """Build a runner as mmengine does, and print from then on.
+
+        Args:
+            cfg: Complete config.
+        """
+        runner = super().from_cfg(cfg)
+        for handler, level in runner._levels:
+            handler.setLevel(level)
+        return runner
+
+    def build_logger(
+        self,
+        log_level: int | str = 'INFO',
+        log_file: str | None = None,
+        **options: object,
+    ) -> MMLogger:
+        """Build mmengine's logger, which prints warnings alone at first.
+
+        Args:
+            log_level: Level of what is logged.
+            log_file: File of the log; default is in the folder of the log.
+            **options: Those of mmengine's ``MMLogger``.
+        """
+        logger = super().build_logger(log_level, log_file, **options)
+        self._levels = [
+            (handler, handler.level)
+            for handler in logger.handlers
+            if not isinstance(handler, logging.FileHandler)
+        ]
+        for handler, level in self._levels:
+            handler.setLevel(max(level, logging.WARNING))
+        return logger
 
     @master_only
     def dump_config(self) -> None:

@@ -100,6 +100,12 @@ def test_output_of_the_real_command(trained, tmp_path) -> None:
     assert len(pictures) == 3
     assert all(any(n in picture for picture in pictures) for n in names)
 
+    # not to bury the answer, and yet to be found
+    (log,) = (tmp_path / 'work').glob('*/*.log')
+    texts = 'System environment:', 'Config:', 'Hooks will be executed'
+    assert [text for text in texts if text not in log.read_text()] == []
+    assert [text for text in texts if text in done.stdout] == []
+
 
 def test_windows_are_tested_counted_and_shown(
     trained, run_tool, tmp_path, capsys
