@@ -117,10 +117,21 @@ def _verdict(picture: ScopePicture, eta: float) -> str:
             f'eta {eta:.3g}: {sum(ends)} of {len(ends)} windows exit\n{share}'
         )
     confidence = torch.tensor(picture.confidences)
-    if should_exit(confidence, eta).item():
-        return f'{picture.confidence:.2f} ≥ {eta:.3g}: exits'
+    sure = should_exit(confidence, eta).item()
+    value, limit = _apart(picture.confidence, eta, sure)
+    if sure:
+        return f'{value} ≥ {limit}: exits'
     end = ', no cell to refine: exits' if all(ends) else f': {share}'
-    return f'{picture.confidence:.2f} < {eta:.3g}{end}'
+    return f'{value} < {limit}{end}'
+
+
+def _apart(confidence: float, eta: float, sure: bool) -> tuple[str, str]:
+    """Write both with two digits, or as many as show which is larger."""
+    for digits in range(2, 7):
+        value, limit = f'{confidence:.{digits}f}', f'{eta:.{digits + 1}g}'
+        if (float(value) >= float(limit)) == sure:
+            break
+    return value, limit
 
 
 def _scores_title(picture: ScopePicture) -> str:

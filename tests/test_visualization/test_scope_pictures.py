@@ -211,6 +211,22 @@ def test_each_end_is_written_beside_its_image(tmp_path) -> None:
     assert titles_of(sure, 0.8)[0] == '0.75 < 0.8: 80 % of cells refined'
 
 
+@pytest.mark.parametrize(
+    ('confidence', 'eta', 'start'),
+    [
+        (0.9496, 0.95, '0.9496 < 0.95: '),
+        (0.9571, 0.9574, '0.957 < 0.9574: '),
+        (0.9504, 0.95, '0.95 ≥ 0.95: '),
+        (0.95, 0.95, '0.95 ≥ 0.95: '),
+    ],
+)
+def test_what_is_written_shows_which_is_larger(
+    confidence: float, eta: float, start: str
+) -> None:
+    one = picture(confidence, (0, 0, 0))
+    assert titles_of(one, eta)[0].startswith(start)
+
+
 def test_an_image_without_a_cell_worth_it_exits() -> None:
     """Whatever its confidence, and so does a window."""
     one = replace(picture(0.75, (0, 0, 0)), shares=(0.0,), tau=0.1)
