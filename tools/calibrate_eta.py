@@ -95,7 +95,9 @@ def main() -> None:
         found = calibrate_elastic(
             answers, metric, budget, value, model.backbone.tau
         )
-        console.print(f'eta = {found.eta:.4f}, tau = {found.tau}')
+        # budgets of exits alone keep the model's tau, which may be none
+        tau = found.tau if found.tau is None else f'{found.tau:.4g}'
+        console.print(f'eta = {found.eta:.4f}, tau = {tau}')
         changes = {
             'model.backbone.eta': found.eta,
             'model.backbone.tau': found.tau,
