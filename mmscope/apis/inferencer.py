@@ -25,6 +25,7 @@ from mmscope.models import require_exits
 from mmscope.registry import MODELS
 from mmscope.utils.checkpoint import load_weights
 from mmscope.utils.config import model_config, type_name
+from mmscope.utils.missing import missing
 
 from .inputs import ImageInput, bgr_image, iterate_images
 
@@ -181,7 +182,7 @@ class ScopeInferencer:
         else:
             path = Path(image)
             if not path.is_file():
-                raise FileNotFoundError(f'image {path} does not exist')
+                raise missing('image', path)
             loaded = self._load(dict(img_path=str(path)))
         original = bgr_image(loaded['img'])[..., ::-1].copy()
         loaded.setdefault('img_id', 0)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mmscope.datasets.images import check_finite, find_images
+from mmscope.utils.missing import missing
 
 ImageInput = str | Path | np.ndarray
 
@@ -34,7 +35,7 @@ def iterate_images(
         elif path.is_file():
             yield path
         else:
-            raise FileNotFoundError(f'image {path} does not exist')
+            raise missing('image', path)
     elif isinstance(inputs, Iterable):
         for index, one in enumerate(inputs):
             yield from iterate_images(one, f'{name}[{index}]')

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mmscope.utils.missing import missing
+
 from .problems import Problem
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
@@ -17,7 +19,7 @@ def find_images(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f'folder {folder} does not exist')
+        raise missing('folder', folder)
     found = sorted(
         path
         for path in folder.rglob('*')

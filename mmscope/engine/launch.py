@@ -20,6 +20,7 @@ from mmscope.utils.checkpoint import (
 from mmscope.utils.config import type_name
 from mmscope.utils.download import local_file
 from mmscope.utils.installed import installed_path
+from mmscope.utils.missing import missing
 from mmscope.utils.structures import unwrap
 from mmscope.utils.writable import check_folder
 
@@ -49,7 +50,7 @@ def load_config(
     """
     path = installed_path(path)
     if not Path(path).is_file():
-        raise FileNotFoundError(f'config {path} does not exist')
+        raise missing('config', path)
     cfg = Config.fromfile(path)
     _leave_scope([*cfg.values()])
     if options:

@@ -34,9 +34,13 @@ class AnsweringRunner(Runner):
             cfg: Complete config.
         """
         runner = super().from_cfg(cfg)
-        for handler, level in runner._levels:
-            handler.setLevel(level)
+        runner.print_all()
         return runner
+
+    def print_all(self) -> None:
+        """Print what is logged from here on, as its level says."""
+        for handler, level in self._levels:
+            handler.setLevel(level)
 
     def build_logger(
         self,

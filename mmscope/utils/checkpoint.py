@@ -14,6 +14,7 @@ from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
 from .download import local_file
+from .missing import missing
 
 StateDict = dict[str, Tensor]
 
@@ -156,9 +157,7 @@ def read_state_dict(
         raise ValueError(f'weights must be one of {CHOICES}, got {weights!r}')
     path = local_file(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f'checkpoint {path} does not exist; check the path'
-        )
+        raise missing('checkpoint', path)
     checkpoint = _load_file(path, source)
     if weights != 'model' and isinstance(checkpoint, dict):
         checkpoint = _averaged_or_raw(checkpoint, weights, path)

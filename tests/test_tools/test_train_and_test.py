@@ -326,7 +326,9 @@ def test_error_is_the_last_line_and_fails_the_command(tmp_path) -> None:
         assert done.returncode != 0
         last = done.stderr.splitlines()[-1]
         assert re.fullmatch(
-            'FileNotFoundError: config .*none.py does not exist', last
+            'FileNotFoundError: config .*none.py does not exist; '
+            'check the path',
+            last,
         )
 
 

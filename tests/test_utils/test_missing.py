@@ -1,0 +1,25 @@
+"""What is said of files that are not there."""
+
+from pathlib import Path
+
+import pytest
+
+from mmscope.utils.missing import missing
+
+
+@pytest.mark.parametrize(
+    ('name', 'end'),
+    [
+        ('mambascop_t_ade20k.py', '; is mambascope_t_ade20k.py meant?'),
+        ('other.pth', '; check the path'),
+        ('deeper/a.py', ', nor does its folder'),
+    ],
+)
+def test_what_may_be_meant_is_named(
+    tmp_path: Path, name: str, end: str
+) -> None:
+    (tmp_path / 'mambascope_t_ade20k.py').touch()
+    (tmp_path / 'vim.py').touch()
+    error = missing('config', tmp_path / name)
+    assert isinstance(error, FileNotFoundError)
+    assert str(error) == f'config {tmp_path / name} does not exist{end}'
