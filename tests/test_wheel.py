@@ -71,7 +71,11 @@ def environment(wheel, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('environment')
     run(sys.executable, '-m', 'venv', '--without-pip', folder, cwd=folder)
     (site,) = folder.glob('lib/python*/site-packages')
-    (site / 'libraries.pth').write_text(sysconfig.get_path('purelib'))
+    libraries = Path(sysconfig.get_path('purelib'))
+    # setuptools, which torch needs, has the distutils that mmengine imports
+    # and Python 3.12 lacks, by this file
+    hook = (libraries / 'distutils-precedence.pth').read_text()
+    (site / 'libraries.pth').write_text(f'{libraries}\n{hook}')
     install = '-m', 'pip', '--python', folder / 'bin/python', 'install'
     run(sys.executable, *install, '-q', '--no-deps', wheel, cwd=folder)
     where = 'import mmscope; print(mmscope.__file__)'
