@@ -16,6 +16,7 @@ from mmscope.version import __version__
 HERE = Path(__file__).parent
 project = 'mmscope'
 author = 'mmscope contributors'
+copyright = '2026, mmscope contributors'
 version = release = __version__
 
 extensions = [
