@@ -23,3 +23,10 @@ def test_what_may_be_meant_is_named(
     error = missing('config', tmp_path / name)
     assert isinstance(error, FileNotFoundError)
     assert str(error) == f'config {tmp_path / name} does not exist{end}'
+
+
+def test_what_is_there_but_of_another_kind_is_said(tmp_path: Path) -> None:
+    photo = tmp_path / 'a.jpg'
+    photo.touch()
+    assert str(missing('folder', photo)) == f'folder {photo} is a file'
+    assert str(missing('config', tmp_path)) == f'config {tmp_path} is a folder'
